@@ -1,0 +1,203 @@
+"""Section 4.2.2: multi-label classification of a film into the 14 findings and "No finding".
+
+`seresnet50` is the paper's network (timm). `seresnet_tiny` is ours for a laptop: the tiny trunk with a stride-8 heat
+map per finding, supervised by the readers' boxes, and the class scores pooled from it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from cliniqure_utils import trunks, vindr
+from cliniqure_utils.training import load_model, save_model
+
+CLASSES = (*vindr.FINDINGS, vindr.NO_FINDING)
+
+
+class TimmClassifier(nn.Module):
+    """A timm network with 15 outputs and binary cross-entropy on the logits (paper, section 4.2.2).
+
+    The paper names both a sigmoid in the head and BCE *with logits*; taken literally that is two sigmoids. Here the
+    network returns logits, and the sigmoid comes at prediction.
+    """
+
+    def __init__(self, model_name: str = "seresnet50", weights: str | None = None):
+        super().__init__()
+        self.network = _timm_network(model_name, weights)
+
+    def forward(self, image: torch.Tensor, targets: torch.Tensor | None = None, **unused) -> dict[str, torch.Tensor]:
+        """image (n, 1, H, W) in [0, 1]; targets (n, 15) -> logits (n, 15) and, with targets, loss."""
+        logits = self.network(trunks.normalise(image.expand(-1, 3, -1, -1)))
+        outputs = {"logits": logits}
+        if targets is not None:
+            outputs["loss"] = F.binary_cross_entropy_with_logits(logits, targets)
+        return outputs
+
+
+def _timm_network(model_name: str, weights: str | None) -> nn.Module:
+    import timm
+
+    if weights is None:
+        return timm.create_model(model_name, pretrained=False, num_classes=len(CLASSES))
+    if weights == "imagenet":
+        try:
+            return timm.create_model(model_name, pretrained=True, num_classes=len(CLASSES))
+        except Exception as error:  # the hub client raises many types; each means the same to the reader
+            raise trunks.WeightsUnavailable(
+                f"ImageNet weights of {model_name} are not cached and could not be downloaded "
+                f"({type(error).__name__}); give a local file as the weights parameter, or set it to None"
+            ) from error
+    from timm.models import load_checkpoint
+
+    # timm cannot load a 1000-class file into 15 classes; a headless copy is loaded first, then the head is added.
+    network = timm.create_model(model_name, pretrained=False, num_classes=0)
+    try:
+        load_checkpoint(network, weights, strict=False)
+    except FileNotFoundError as error:
+        raise trunks.WeightsUnavailable(f"weights file {weights} does not exist") from error
+    network.reset_classifier(len(CLASSES))
+    return network
+
+
+class HeatmapClassifier(nn.Module):
+    """Tiny SE-ResNet whose class scores are pooled from one heat map per finding.
+
+    The readers' boxes supervise the heat maps, which teaches where to look: on a few hundred films that is worth more
+    than a deeper network. Source: ours.
+
+    Args:
+        body: Trunk with neck; None builds a new one.
+    """
+
+    def __init__(self, body: trunks.TopDown | None = None, heatmap_weight: float = 2.0, dropout: float = 0.3):
+        super().__init__()
+        self.body = body if body is not None else trunks.TopDown(trunks.build_trunk("tiny"))
+        self.heatmap_weight = heatmap_weight
+        n_findings = len(vindr.FINDINGS)
+        self.heatmap = nn.Conv2d(self.body.out_channels, n_findings, 1)
+        nn.init.constant_(self.heatmap.bias, -4.0)  # findings cover few cells: start from "nowhere"
+        self.dropout = nn.Dropout(dropout)
+        self.pooled = nn.Linear(2 * n_findings + 2 * self.body.trunk.channels, len(CLASSES))
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        boxes: Sequence[torch.Tensor] | None = None,
+        box_labels: Sequence[torch.Tensor] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """image (n, 1, H, W) in [0, 1] -> logits (n, 15), heatmap logits (n, 14, H / 8, W / 8); loss with targets."""
+        fine, deep = self.body.forward_with_deepest(trunks.normalise(image.expand(-1, 3, -1, -1)))
+        heatmap = self.heatmap(fine)
+        peak = heatmap.amax((2, 3))
+        broad = F.avg_pool2d(heatmap, 3, 1, 1).amax((2, 3))
+        context = self.dropout(torch.cat([deep.mean((2, 3)), deep.amax((2, 3))], dim=1))
+        logits = self.pooled(torch.cat([peak, broad, context], dim=1))
+        logits = logits + F.pad(peak, (0, 1))  # "No finding" has no heat map
+        outputs = {"logits": logits, "heatmap": heatmap}
+        if targets is not None:
+            loss = F.binary_cross_entropy_with_logits(logits, targets)
+            if boxes is not None and self.heatmap_weight > 0:
+                loss = loss + self.heatmap_weight * heatmap_loss(heatmap, boxes, box_labels, image.shape[-1])
+            outputs["loss"] = loss
+        return outputs
+
+
+def box_masks(
+    boxes: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], grid: tuple[int, int], size: int
+) -> torch.Tensor:
+    """Boxes in input pixels, labels 1-14 -> masks (n, 14, *grid), 1 in every cell that a box of the class touches."""
+    masks = torch.zeros(len(boxes), len(vindr.FINDINGS), *grid)
+    scale = torch.tensor([grid[1] / size, grid[0] / size] * 2)
+    for mask, image_boxes, image_labels in zip(masks, boxes, labels, strict=True):
+        cells = image_boxes.cpu() * scale
+        for (x_min, y_min, x_max, y_max), label in zip(cells.tolist(), image_labels.tolist(), strict=True):
+            mask[label - 1, int(y_min) : max(int(y_min) + 1, int(np.ceil(y_max))),
+                 int(x_min) : max(int(x_min) + 1, int(np.ceil(x_max)))] = 1  # fmt: skip
+    return masks
+
+
+def heatmap_loss(
+    heatmap: torch.Tensor, boxes: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], size: int
+) -> torch.Tensor:
+    """Focal cross-entropy plus soft Dice between heat map logits (n, 14, h, w) and the boxes drawn on the same grid."""
+    masks = box_masks(boxes, labels, tuple(heatmap.shape[-2:]), size).to(heatmap.device)
+    probability = heatmap.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(heatmap, masks, reduction="none")
+    weight = (probability - masks).abs().square() * (0.25 + 0.75 * masks)
+    focal = (cross_entropy * weight).sum() / (masks.sum() + 30)
+    overlap = (probability * masks).sum((0, 2, 3))
+    dice = 1 - (2 * overlap + 1) / ((probability + masks).sum((0, 2, 3)) + 1)
+    return focal + 0.25 * dice.mean()
+
+
+def build_classifier(model_name: str, weights: str | None = None, trunk_weights: str | None = None) -> nn.Module:
+    """`seresnet_tiny` or any timm name -> a module whose forward takes a FilmDataset batch.
+
+    Args:
+        model_name: "seresnet_tiny" (ours) or a timm name; the paper's is "seresnet50".
+        weights: For timm names: None, "imagenet", or a local file.
+        trunk_weights: For `seresnet_tiny`: the body that notebook 02 wrote, or None.
+
+    Raises:
+        trunks.WeightsUnavailable: The weights cannot be had.
+    """
+    if model_name != "seresnet_tiny":
+        return TimmClassifier(model_name, weights)
+    body = trunks.TopDown(trunks.build_trunk("tiny"))
+    if trunk_weights is not None:
+        trunks.load_body(body, trunk_weights)
+    return HeatmapClassifier(body)
+
+
+@torch.no_grad()
+def predict_probabilities(
+    model: nn.Module, dataset, device: str = "cpu", batch_size: int = 32, progress: bool = True
+) -> np.ndarray:
+    """Sigmoid probabilities (n_films, 15), order of CLASSES, for every film of a FilmDataset, without augmentation."""
+    model.to(device).eval()
+    batches = range(0, len(dataset), batch_size)
+    probabilities = []
+    for start in tqdm(batches, desc="classifying", unit="batch", disable=not progress):
+        films = [dataset.film(i) for i in range(start, min(start + batch_size, len(dataset)))]
+        images = torch.stack(films).to(device).float() / 255
+        probabilities.append(model(images)["logits"].sigmoid().cpu())
+    return torch.cat(probabilities).numpy()
+
+
+def choose_thresholds(references: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Per class, the threshold with the best F1 on these (validation) films; 0.5 where a class has no positive.
+
+    Args:
+        references: (n, 15) 0/1. probabilities: (n, 15) in [0, 1].
+
+    Returns:
+        (15,) thresholds; a film is positive where probability >= threshold. A threshold lies midway between two
+        neighbouring probabilities, so that it does not hang on one film's exact value.
+    """
+    thresholds = np.full(references.shape[1], 0.5)
+    for k in range(references.shape[1]):
+        truth, score = references[:, k].astype(bool), probabilities[:, k]
+        if not truth.any():
+            continue
+        levels = np.unique(score)
+        candidates = np.concatenate([levels[:1], (levels[1:] + levels[:-1]) / 2])
+        chosen = score[None] >= candidates[:, None]
+        hits = (chosen & truth).sum(1)
+        f1 = 2 * hits / (chosen.sum(1) + truth.sum())
+        thresholds[k] = candidates[f1.argmax()]
+    return thresholds
+
+
+def save_classifier(model: nn.Module, folder, settings: dict) -> None:
+    """Write `model.safetensors` and `config.json` (model_name and input size) into a folder."""
+    save_model(model, folder, settings)
+
+
+def load_classifier(folder) -> nn.Module:
+    """Rebuild what `save_classifier` wrote, in eval mode."""
+    return load_model(folder, lambda settings: build_classifier(settings["model_name"]))

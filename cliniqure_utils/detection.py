@@ -1,0 +1,227 @@
+"""Section 4.2.1: Faster R-CNN as tables 3 and 4 describe it, and a small one for a laptop.
+
+Label map: 1-14 are `vindr.FINDINGS` in order, 0 is background; "No finding" is not a class of the detector: such films
+are trained with zero boxes. Boxes are in input pixels inside the network and in DICOM pixels in every table.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign, box_iou
+from tqdm.auto import tqdm
+
+from cliniqure_utils import trunks, vindr
+from cliniqure_utils.loaders import BOX
+from cliniqure_utils.training import load_model, save_model
+
+N_CLASSES = len(vindr.FINDINGS) + 1  # 14 findings + background (paper, section 4.2.1: "15 categories")
+NECKS = ("none", "topdown", "fpn")
+
+
+def build_detector(
+    backbone: str = "resnet50",
+    image_size: int = 224,
+    anchor_scales: Sequence[float] = (32, 64, 128, 256, 512),
+    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    neck: str = "none",
+    weights: str | None = None,
+    body: trunks.TopDown | None = None,
+    roi_pool_size: int = 7,
+    head_width: int = 1024,
+    rois_per_image: int = 64,
+    max_detections: int = 50,
+) -> "Detector":
+    """Assemble the detector. The defaults are the paper's (tables 3 and 4).
+
+    Args:
+        backbone: A name of `trunks.TRUNKS`.
+        image_size: Side of the square input; torchvision's own resize is pinned to it (its default would enlarge 224 to
+            800 without a word).
+        anchor_scales: Anchor sides in input pixels. With neck "fpn" one scale per pyramid level (5).
+        aspect_ratios: Height over width.
+        neck: "none": the trunk's last map, 2048 x 7 x 7 at 224 for resnet50 (table 4). "topdown": one stride-8 map.
+            "fpn": torchvision's feature pyramid.
+        weights: For the trunk: None, "imagenet" or a file.
+        body: With neck "topdown": a trained trunk with its neck, used instead of a new one (`weights` is not read).
+        roi_pool_size: Side of the RoIAlign output (table 4: 7).
+        head_width: Width of the two fully connected layers of the head.
+        rois_per_image: RoIs sampled per image in training. torchvision's 512 cannot be filled from the 735 anchors of a
+            7 x 7 map and cost most of the step; the paper gives no number, 64 is ours.
+        max_detections: Boxes kept per film at prediction.
+
+    Raises:
+        ValueError: Unknown name, or a number of anchor scales that does not fit the feature maps.
+    """
+    if neck not in NECKS:
+        raise ValueError(f"unknown neck {neck!r}; expected one of {', '.join(NECKS)}")
+    scales, ratios = tuple(float(s) for s in anchor_scales), tuple(float(r) for r in aspect_ratios)
+    if neck == "topdown":
+        feature_extractor = body if body is not None else trunks.TopDown(trunks.build_trunk(backbone, weights))
+        sizes, names = (scales,), ["0"]
+    elif neck == "none":
+        feature_extractor = trunks.build_trunk(backbone, weights)
+        sizes, names = (scales,), ["0"]
+    else:
+        trunk = trunks.build_trunk(backbone, weights)
+        feature_extractor = BackboneWithFPN(
+            trunk, {f"layer{i + 1}": str(i) for i in range(4)}, list(trunk.stage_channels), 256
+        )
+        sizes, names = tuple((s,) for s in scales), ["0", "1", "2", "3"]
+        if len(sizes) != 5:
+            raise ValueError(
+                f"a feature pyramid has 5 maps and needs one anchor scale for each, found {len(sizes)}: {scales}"
+            )
+    head_input = feature_extractor.out_channels * roi_pool_size**2
+    network = FasterRCNN(
+        feature_extractor,
+        num_classes=None,
+        min_size=image_size,
+        max_size=image_size,
+        image_mean=list(trunks.IMAGENET_MEAN),
+        image_std=list(trunks.IMAGENET_STD),
+        rpn_anchor_generator=AnchorGenerator(sizes, (ratios,) * len(sizes)),
+        rpn_pre_nms_top_n_train=1000,
+        rpn_post_nms_top_n_train=300,
+        rpn_pre_nms_top_n_test=500,
+        rpn_post_nms_top_n_test=100,
+        box_roi_pool=MultiScaleRoIAlign(names, output_size=roi_pool_size, sampling_ratio=2),
+        box_head=TwoMLPHead(head_input, head_width),
+        box_predictor=FastRCNNPredictor(head_width, N_CLASSES),
+        box_score_thresh=0.01,
+        box_nms_thresh=0.4,
+        box_detections_per_img=max_detections,
+        box_batch_size_per_image=rois_per_image,
+    )
+    return Detector(network, image_size)
+
+
+class Detector(nn.Module):
+    """torchvision's Faster R-CNN behind the batch format of `loaders.collate`.
+
+    Attributes:
+        network: The torchvision FasterRCNN.
+        image_size: Side of the input it was built for, pixels.
+    """
+
+    def __init__(self, network: FasterRCNN, image_size: int):
+        super().__init__()
+        self.network, self.image_size = network, image_size
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        boxes: Sequence[torch.Tensor],
+        box_labels: Sequence[torch.Tensor],
+        targets: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Training pass: image (n, 1, size, size) in [0, 1], boxes in input pixels, labels 1-14 -> the four losses and
+        `loss`, their sum."""
+        images = check_images(image)
+        pairs = zip(boxes, box_labels, strict=True)
+        wanted = [{"boxes": check_boxes(found, labels), "labels": labels} for found, labels in pairs]
+        losses = self.network(images, wanted)
+        return {**losses, "loss": sum(losses.values())}
+
+    @torch.no_grad()
+    def detect(self, image: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        """image (n, 1, size, size) in [0, 1] -> per film a dict: boxes (k, 4) input pixels, labels 1-14, scores."""
+        self.eval()
+        return self.network(check_images(image))
+
+
+def check_images(image: torch.Tensor) -> list[torch.Tensor]:
+    """Refuse what torchvision accepts in silence; return the list of 3-channel films that it wants.
+
+    Raises:
+        ValueError: Not float, NaN, or values outside [0, 1] (0-255 films train without complaint and learn nothing).
+    """
+    if not image.is_floating_point():
+        raise ValueError(f"films must be float in [0, 1], found {image.dtype}")
+    low, high = image.min().item(), image.max().item()
+    if not (low >= -1e-6 and high <= 1 + 1e-6):
+        raise ValueError(f"films must be float in [0, 1], found values from {low:g} to {high:g}")
+    return list(image.expand(-1, 3, -1, -1))
+
+
+def check_boxes(boxes: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Refuse NaN boxes and labels outside 1-14, which torchvision trains on without a word.
+
+    Raises:
+        ValueError: Says which value was found.
+    """
+    if not torch.isfinite(boxes).all():
+        raise ValueError(f"a box is not finite: {boxes.tolist()}")
+    if len(labels) and not (1 <= int(labels.min()) and int(labels.max()) < N_CLASSES):
+        raise ValueError(
+            f"box labels must be 1-{N_CLASSES - 1} (0 is background), found {sorted(set(labels.tolist()))}"
+        )
+    return boxes
+
+
+def predict_boxes(
+    detector: Detector,
+    dataset,
+    sizes: pd.DataFrame,
+    device: str = "cpu",
+    batch_size: int = 16,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Detect on every film of a FilmDataset, without augmentation.
+
+    Args:
+        sizes: `loaders.dicom_sizes` table.
+
+    Returns:
+        image_id, class_name, score, x_min, y_min, x_max, y_max, in DICOM pixels, best score first within a film.
+    """
+    detector.to(device)
+    tables = []
+    for start in tqdm(range(0, len(dataset), batch_size), desc="detecting", unit="batch", disable=not progress):
+        chosen = range(start, min(start + batch_size, len(dataset)))
+        films = torch.stack([dataset.film(i) for i in chosen]).to(device).float() / 255
+        for i, found in zip(chosen, detector.detect(films), strict=True):
+            image_id = dataset.image_ids[i]
+            scale = np.array([sizes.columns_[image_id], sizes.rows_[image_id]] * 2) / detector.image_size
+            table = pd.DataFrame(found["boxes"].cpu().numpy().astype(float) * scale, columns=BOX).round(2)
+            table.insert(0, "score", found["scores"].cpu().numpy().astype(float).round(5))
+            table.insert(0, "class_name", np.array(vindr.FINDINGS, dtype=object)[found["labels"].cpu().numpy() - 1])
+            table.insert(0, "image_id", image_id)
+            tables.append(table)
+    columns = ["image_id", "class_name", "score", *BOX]
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)
+
+
+def anchor_coverage(detector: Detector, boxes: np.ndarray, threshold: float = 0.5) -> float:
+    """Share of boxes (n, 4), input pixels, that some anchor of the detector meets with IoU >= threshold."""
+    from torchvision.models.detection.image_list import ImageList
+
+    size = detector.image_size
+    device = next(detector.parameters()).device
+    blank = torch.zeros(1, 3, size, size, device=device)
+    was_training = detector.training
+    detector.eval()
+    with torch.no_grad():
+        maps = detector.network.backbone(blank)
+    detector.train(was_training)
+    maps = list(maps.values()) if isinstance(maps, dict) else [maps]
+    anchors = detector.network.rpn.anchor_generator(ImageList(blank, [(size, size)]), maps)[0].cpu()
+    best = box_iou(torch.as_tensor(boxes, dtype=torch.float32), anchors).max(1).values
+    return float((best >= threshold).float().mean())
+
+
+def save_detector(detector: Detector, folder, settings: dict) -> None:
+    """Write `model.safetensors` and `config.json` (the arguments of `build_detector`) into a folder."""
+    save_model(detector, folder, settings)
+
+
+def load_detector(folder) -> Detector:
+    """Rebuild what `save_detector` wrote, in eval mode."""
+    return load_model(folder, lambda settings: build_detector(**{**settings, "weights": None}))

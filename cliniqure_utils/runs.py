@@ -1,0 +1,176 @@
+"""The run folder: where a notebook reads its inputs, writes its outputs, and how it is seeded.
+
+Every notebook opens with `step = RunStep(run_dir, "NN_name")` and closes with `step.summary()`.
+"""
+
+import json
+import os
+import random
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STEPS = (
+    "01_preprocess",
+    "02_detect",
+    "03_classify",
+    "04_crude_report",
+    "05_finetune_llm",
+    "06_generate_report",
+    "07_evaluate",
+)
+
+
+class MissingInput(FileNotFoundError):
+    """A file that an earlier notebook makes is not there."""
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` when the block ends without an error.
+
+    A reader therefore never sees half a file, and a killed run leaves the old one. Works for files and folders that
+    do not exist yet. Source: ours.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_file():
+            temporary.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value) -> None:
+    """Write indented JSON atomically; NaN is refused, since it is not JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
+    """Write one JSON object per line, atomically."""
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain) for row in rows]
+    write_text(path, "".join(line + "\n" for line in lines))
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """Read one JSON object per line."""
+    # Split at "\n" only: str.splitlines also splits inside a JSON text at U+2028.
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+
+
+def write_table(path: str | Path, table) -> None:
+    """Write a DataFrame as CSV without its index, atomically."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def _plain(value):
+    """numpy scalars and arrays as plain Python, for json."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+class RunStep:
+    """One notebook's place in a run folder.
+
+    Args:
+        run_dir: The run folder, `outputs/demo` by default; made when missing.
+        name: One of `STEPS`.
+
+    Attributes:
+        dir: `run_dir/name`, made when missing.
+    """
+
+    def __init__(self, run_dir: str | Path, name: str):
+        if name not in STEPS:
+            raise ValueError(f"unknown step {name!r}; expected one of {', '.join(STEPS)}")
+        self.name = name
+        self.run_dir = Path(run_dir)
+        self.dir = self.run_dir / name
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self._written: list[str] = []
+
+    def input(self, relative: str) -> Path:
+        """Path of a file of an earlier step, such as `01_preprocess/splits.csv`.
+
+        Raises:
+            MissingInput: It is not there; the message names the file and the notebook that makes it.
+        """
+        path = self.run_dir / relative
+        if not path.exists():
+            raise MissingInput(
+                f"{relative} is missing in the run folder {self.run_dir.name}: "
+                f"run notebooks/{relative.split('/')[0]}.ipynb first"
+            )
+        return path
+
+    def path(self, relative: str) -> Path:
+        """Path of an output of this step; its folder is made, and `summary` lists it."""
+        path = self.dir / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if relative not in self._written:
+            self._written.append(relative)
+        return path
+
+    def write_table(self, relative: str, table) -> None:
+        write_table(self.path(relative), table)
+
+    def write_json(self, relative: str, value) -> None:
+        write_json(self.path(relative), value)
+
+    def write_jsonl(self, relative: str, rows: Iterable[dict]) -> None:
+        write_jsonl(self.path(relative), rows)
+
+    def write_text(self, relative: str, text: str) -> None:
+        write_text(self.path(relative), text)
+
+    def write_metrics(self, metrics: dict) -> None:
+        """Write metrics.json: flat, names such as `classification/micro_f1`, plain finite numbers or null."""
+        plain = {}
+        for key, value in metrics.items():
+            value = _plain(value) if hasattr(value, "tolist") else value
+            plain[key] = None if isinstance(value, float) and value != value else value
+        self.write_json("metrics.json", plain)
+
+    def save_figure(self, name: str, figure) -> None:
+        """Save a matplotlib figure as `figures/NAME.png`."""
+        with atomic_path(self.path(f"figures/{name}.png")) as temporary:
+            figure.savefig(temporary, format="png", dpi=110)
+
+    def summary(self) -> None:
+        """Print what this notebook wrote, one line per file, without absolute paths."""
+        print(f"Written to {self.run_dir.name}/{self.name}:")
+        for relative in self._written:
+            print(f"  {relative}")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch, and ask torch for deterministic algorithms where they exist."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries still draw from the global generator
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def resolve_device(device: str) -> str:
+    """`auto` -> "cuda" or "mps" where there is one, else "cpu"; any other name is passed on."""
+    if device != "auto":
+        return device
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
