@@ -1,0 +1,130 @@
+"""The `cliniqure` command. Exit codes: 0 done, 1 a notebook failed, 2 asked for something impossible, 130 interrupted.
+
+`doctor` exits with 1 when something that the chain needs is missing; `refresh` with 2 when outputs may not be taken.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the console script.
+
+    Args:
+        arguments: Without the program's name. Default: sys.argv.
+
+    Returns:
+        The exit code.
+    """
+    options = _parser().parse_args(arguments)
+    from cliniqure_utils.chain import ChainError, NotebookFailed
+
+    try:
+        return options.act(options)
+    except ChainError as error:
+        print(f"cliniqure: {error}", file=sys.stderr)
+        return 2
+    except NotebookFailed as error:
+        print(f"cliniqure: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("cliniqure: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+class _OneLine(argparse.ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _OneLine(
+        prog="cliniqure", description="From a chest X-ray to a report. For teaching, not for clinical use."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run the notebooks, one after another", allow_abbrev=False)
+    run.add_argument("--profile", default="demo", help="smoke, demo, paper or beyond (default: demo)")
+    run.add_argument("--run-dir", metavar="DIR", help="where everything is written (default: outputs/PROFILE)")
+    run.add_argument("--data-dir", metavar="DIR", help="images and annotations (default: the profile's)")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NB.NAME=VALUE",
+        help="a parameter: 02_detect.n_epochs=3, all.seed=7",
+    )
+    run.add_argument("--from", dest="start", metavar="NN", help="first notebook; earlier ones stay as they are")
+    run.add_argument("--until", metavar="NN", help="last notebook")
+    run.add_argument("--force", action="store_true", help="run also what has not changed")
+    run.add_argument("--dry-run", action="store_true", help="only say what would run, and why")
+    run.set_defaults(act=_run)
+
+    doctor = commands.add_parser("doctor", help="is everything here? text for a bug report")
+    doctor.set_defaults(act=_doctor)
+
+    refresh = commands.add_parser("refresh", help="put a demo run's outputs into the committed notebooks")
+    refresh.add_argument(
+        "--run-dir",
+        metavar="DIR",
+        help="take them from this finished run (default: outputs/demo, brought up to date first)",
+    )
+    refresh.set_defaults(act=_refresh)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from cliniqure_utils.chain import ChainError, run_chain
+
+    overrides = {}
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ChainError(f"expected --set NOTEBOOK.NAME=VALUE, found {text}")
+        if key in overrides:
+            raise ChainError(f"--set {key} is there twice")
+        overrides[key.strip()] = value
+    run_chain(
+        profile=options.profile,
+        run_dir=options.run_dir,
+        data_dir=options.data_dir,
+        overrides=overrides,
+        start=options.start,
+        until=options.until,
+        force=options.force,
+        dry_run=options.dry_run,
+        echo=_echo,
+    )
+    return 0
+
+
+def _echo(line: str) -> None:
+    print(line, flush=True)  # at once, also into a file or a pipe
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from cliniqure_utils.doctor import examine
+
+    lines, healthy = examine()
+    print("\n".join(lines))
+    return 0 if healthy else 1
+
+
+def _refresh(options: argparse.Namespace) -> int:
+    from cliniqure_utils.chain import run_chain
+    from cliniqure_utils.notebooks import REPOSITORY, refresh
+
+    run_dir = options.run_dir
+    if run_dir is None:
+        run_dir = REPOSITORY / "outputs" / "demo"
+        run_chain(profile="demo", run_dir=run_dir, echo=_echo)
+    for line in refresh(run_dir):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

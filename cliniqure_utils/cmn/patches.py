@@ -1,0 +1,103 @@
+"""From a film to 49 patch features: the part of R2GenCMN that sees."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from cliniqure_utils.trunks import TopDown, build_trunk, normalise
+
+SIDE = 224  # pixels of the square input
+GRID = 7  # patches per side
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Grey image (height, width), uint8 or float in [0, 1] -> uint8, rounded."""
+    image = np.asarray(image)
+    if image.ndim != 2:
+        raise ValueError(f"expected one grey image (height, width), found an array of shape {image.shape}")
+    if image.dtype == np.uint8:
+        return image
+    if not np.issubdtype(image.dtype, np.floating) or not (0 <= image.min() and image.max() <= 1):
+        raise ValueError(f"expected uint8 or floats in [0, 1], found {image.dtype} in [{image.min()}, {image.max()}]")
+    return np.round(image * 255).astype(np.uint8)
+
+
+def preprocess(image: np.ndarray) -> torch.Tensor:
+    """The evaluation transform: 224 x 224 whatever the aspect, three equal channels, ImageNet statistics.
+
+    Args:
+        image: (height, width) grey, uint8 or float in [0, 1]; dense tissue bright.
+
+    Returns:
+        float32 (3, 224, 224), normalised.
+
+    Source: public code of R2GenCMN (bilinear with antialiasing, on 8-bit pixels).
+    """
+    small = Image.fromarray(to_uint8(image)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return normalise(torch.from_numpy(np.array(small)).float().div(255).expand(1, 3, SIDE, SIDE))[0]
+
+
+class TinyPatches(nn.Module):
+    """The laptop's trunk: `trunks.TopDown`, its fine map brought to the 7 x 7 grid beside the trunk's own last map.
+
+    Of each patch of the fine map both mean and maximum are kept: a small shadow shows in the maximum and drowns in the
+    mean. Source: ours.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.body = TopDown(build_trunk("tiny"))
+        self.channels = 2 * self.body.out_channels + self.body.trunk.channels
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised (n, 3, 224, 224) -> (n, channels, 7, 7)."""
+        fine, deep = self.body.forward_with_deepest(images)
+        size = deep.shape[-2:]
+        pools = nn.functional.adaptive_avg_pool2d, nn.functional.adaptive_max_pool2d
+        return torch.cat([*(pool(fine, size) for pool in pools), deep], dim=1)
+
+
+def build_extractor(name: str) -> nn.Module:
+    """Untrained trunk by name: "tiny", or a torchvision ResNet without its last two layers ("resnet101", ...)."""
+    if name == "tiny":
+        return TinyPatches()
+    if not name.startswith("resnet"):
+        raise ValueError(f"unknown visual extractor {name!r}; expected tiny, or a torchvision name such as resnet101")
+    import torchvision
+
+    try:
+        resnet = torchvision.models.get_model(name, weights=None)
+    except ValueError as error:
+        raise ValueError(f"unknown visual extractor {name!r}; torchvision has no such network") from error
+    return nn.Sequential(*list(resnet.children())[:-2])
+
+
+class PatchExtractor(nn.Module):
+    """Runs a trunk and lays its map out as a list of patches, row by row from the upper left.
+
+    Args:
+        trunk: nn.Module, (n, 3, 224, 224) -> (n, d_vf, 7, 7).
+        adaptive_pooling: Accept other image sizes and average the map to 7 x 7; off, they are an error.
+    """
+
+    def __init__(self, trunk: nn.Module, adaptive_pooling: bool = False):
+        super().__init__()
+        self.model = trunk
+        self.adaptive_pooling = adaptive_pooling
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised (n, 3, 224, 224), or (n, views, 3, 224, 224) -> (n, views * 49, d_vf)."""
+        if images.ndim == 5:
+            return torch.cat([self(view) for view in images.unbind(1)], dim=1)
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"expected images (n, 3, {SIDE}, {SIDE}), found {tuple(images.shape)}")
+        if tuple(images.shape[-2:]) != (SIDE, SIDE) and not self.adaptive_pooling:
+            raise ValueError(
+                f"expected {SIDE} x {SIDE} pixels, found {images.shape[-2]} x {images.shape[-1]}; "
+                f"resize with cmn.preprocess, or build the model with adaptive_pooling=True"
+            )
+        maps = self.model(images)
+        if tuple(maps.shape[-2:]) != (GRID, GRID):
+            maps = nn.functional.adaptive_avg_pool2d(maps, GRID)
+        return maps.flatten(2).transpose(1, 2)

@@ -1,0 +1,307 @@
+"""From a body to a film: the geometry of one exposure, the projection along its rays, and the detector's grey values.
+
+A projection is linear, so the healthy body is projected once and each lesion adds the projection of its own density
+change, computed only inside the lesion's part of the volume. The same small projection gives the lesion's box.
+
+Lengths are in mm. Path lengths are in "mm of water": density relative to water, summed along a ray.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+
+from cliniqure_utils.cohort.anatomy import Anatomy
+
+SOURCE_DISTANCE = 1800.0  # mm from X-ray tube to detector, the usual distance of a standing chest film
+AIR_GAP = 30.0  # mm between chest and detector
+STEP = 3.0  # mm between samples along a ray
+WATER = 0.0192  # absorbed per mm of water at the mean energy of a 120 kVp chest beam
+FULL_SCALE = 4095  # 12 bits
+
+
+@dataclass
+class PartialProjection:
+    """A projection that covers only part of the detector.
+
+    Attributes:
+        values: float32 (rows, columns), mm of water.
+        row, column: Where its upper left sample lies on the detector grid.
+    """
+
+    values: np.ndarray
+    row: int
+    column: int
+
+    def add_to(self, image: np.ndarray) -> None:
+        """Add the values to a full detector image, in place."""
+        rows, columns = self.values.shape
+        image[self.row : self.row + rows, self.column : self.column + columns] += self.values
+
+
+class Geometry:
+    """How one patient stands in the beam: size, turn, bend, breath and field of view.
+
+    Args:
+        anatomy: The body.
+        rng: Draws the patient's shape; the number of draws never depends on findings.
+        n_grid: Detector samples per side (the film is enlarged from it).
+        vary: False gives the plain, straight patient.
+
+    Attributes:
+        fov: Side of the square film in mm at the detector.
+        grid: torch tensor (n_steps, n_grid, n_grid, 3): for each sample of each ray its place in the volume, in the
+            -1..1 coordinates (width, height, depth) of torch's grid_sample.
+    """
+
+    def __init__(self, anatomy: Anatomy, rng: np.random.Generator, n_grid: int, vary: bool = True):
+        import torch
+
+        self.anatomy, self.n_grid = anatomy, n_grid
+        spread = 1.0 if vary else 0.0
+        normal = rng.standard_normal(20) * spread
+        # The CT was taken lying down; a standing chest is taller.
+        scale = np.array([1.0, 1.12, 1.0]) * np.exp(0.04 * normal[0:3] + 0.03 * normal[3])
+        pitch, yaw, roll = np.deg2rad(normal[4:7] * [2.5, 3.5, 1.6])
+        shift_width = 5.0 * normal[7]
+        self.fov = 306.0 + spread * rng.uniform(-18, 18)
+        top_margin = 5.0 + spread * rng.uniform(-5, 7)  # mm of the volume above the upper edge of the film
+        breath = -6.0 + spread * rng.uniform(-16, 12)  # mm by which the diaphragm moves; negative: deeper breath
+
+        extent = np.array(anatomy.shape) * anatomy.spacing
+        self.n_steps = int(extent[0] / STEP)
+        # Positions are worked out on a coarse lattice and enlarged: they change slowly.
+        n_coarse, d_coarse = max(20, n_grid // 8), max(10, self.n_steps // 4)
+        depth = torch.linspace(0, float(extent[0]), d_coarse)
+        across = ((torch.arange(n_coarse) + 0.5) / n_coarse - 0.5) * self.fov
+        d, h, w = torch.meshgrid(depth, across, across, indexing="ij")
+        # Cone beam, detector at the chest: what lies deeper is magnified more, so rays close in on the way back.
+        middle = 1 - (extent[0] / 2 + AIR_GAP) / SOURCE_DISTANCE
+        narrowing = (1 - (d + AIR_GAP) / SOURCE_DISTANCE) / middle
+        p = torch.stack([d - float(extent[0] / 2), h * narrowing, w * narrowing], -1)
+        p = p @ torch.tensor(_rotation(pitch, yaw, roll).T / scale, dtype=torch.float32)
+        centre_height = self.fov / 2 / scale[1] + top_margin
+        p = p + torch.tensor([0.0, centre_height - extent[1] / 2, shift_width], dtype=torch.float32)
+
+        bend = torch.zeros_like(p)
+        for _ in range(4):  # slow waves through the body: no two patients have the same shape
+            wave = rng.standard_normal(3) * 2 * np.pi / rng.uniform(200, 380)
+            phase = rng.uniform(0, 2 * np.pi)
+            amplitude = rng.standard_normal(3) * [2.2, 3.0, 2.6] * spread
+            bend += torch.sin(p @ torch.tensor(wave, dtype=torch.float32) + phase)[..., None] * torch.tensor(
+                amplitude, dtype=torch.float32
+            )
+        p = p + bend
+        p[..., 1] += float(breath) * torch.sigmoid((p[..., 1] - 10) / 22)
+
+        coarse = torch.stack([p[..., 2] / extent[2], p[..., 1] / extent[1], p[..., 0] / extent[0]]) * 2
+        self.grid = _enlarge(coarse, (self.n_steps, n_grid, n_grid))
+        self._coarse = coarse.numpy()
+
+    @property
+    def pixel(self) -> float:
+        """mm between detector samples."""
+        return self.fov / self.n_grid
+
+    def project(self, volumes) -> np.ndarray:
+        """Project whole volumes.
+
+        Args:
+            volumes: torch tensor (1, n, depth, height, width), density relative to water.
+
+        Returns:
+            float32 (n, n_grid, n_grid), mm of water.
+        """
+        import torch
+        from torch.nn import functional
+
+        total = torch.zeros((volumes.shape[1], self.n_grid, self.n_grid))
+        for start in range(0, self.n_steps, 8):  # few steps at a time: the samples stay in the processor's cache
+            part = self.grid[None, start : start + 8]
+            sampled = functional.grid_sample(volumes, part, padding_mode="border", align_corners=False)
+            total += sampled[0].sum(1)
+        return (total * STEP).numpy()
+
+    def project_part(self, values: np.ndarray, slices: tuple[slice, ...], stride: int = 1) -> PartialProjection | None:
+        """Project something that exists only in part of the volume; None where it misses the film.
+
+        Args:
+            values: float (depth, height, width) on `slices`; zero outside.
+            stride: Take every n-th sample along the rays: enough for large, smooth things.
+        """
+        import torch
+        from torch.nn import functional
+
+        region = self._region(slices)
+        if region is None:
+            return None
+        part = self.grid[region][::stride]
+        shape = np.array(self.anatomy.shape[::-1], np.float32)
+        start = np.array([s.start for s in slices[::-1]], np.float32)
+        size = np.array(values.shape[::-1], np.float32)
+        scale = torch.from_numpy(shape / size)
+        offset = torch.from_numpy(shape / size - 2 * start / size - 1)
+        tensor = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
+        places = torch.addcmul(offset, part, scale)[None]
+        sampled = functional.grid_sample(tensor, places, padding_mode="zeros", align_corners=False)
+        return PartialProjection((sampled[0, 0].sum(0) * (STEP * stride)).numpy(), region[1].start, region[2].start)
+
+    def front_view(self, image: np.ndarray) -> np.ndarray:
+        """Carry a map of the body seen from the front, (height, width) in voxels, to the detector grid.
+
+        Uses the place of each ray at mid-depth: good to a few mm. Returns float32 (n_grid, n_grid).
+        """
+        import torch
+        from torch.nn import functional
+
+        tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None]
+        rays = self.grid[self.n_steps // 2][None, ..., :2]
+        return functional.grid_sample(tensor, rays, padding_mode="zeros", align_corners=False)[0, 0].numpy()
+
+    def _region(self, slices: tuple[slice, ...]) -> tuple[slice, slice, slice] | None:
+        """The part of the sample grid that can meet a part of the volume."""
+        inside = np.ones(self._coarse.shape[1:], bool)
+        spans = []
+        for axis, s, n in zip((2, 1, 0), slices, self.anatomy.shape, strict=True):
+            position = (self._coarse[axis] + 1) / 2 * n
+            # A lattice cell may straddle a small box: widen the box by the largest cell on that axis.
+            reach = max(np.abs(np.diff(position, axis=a)).max() for a in range(3))
+            inside &= (position > s.start - 1 - reach) & (position < s.stop + 1 + reach)
+        for axis, fine in zip(range(3), (self.n_steps, self.n_grid, self.n_grid), strict=True):
+            hit = np.flatnonzero(inside.any(tuple(a for a in range(3) if a != axis)))
+            if len(hit) == 0:
+                return None
+            per_cell = fine / inside.shape[axis]
+            spans.append(slice(max(0, int((hit[0] - 1) * per_cell)), min(fine, int(np.ceil((hit[-1] + 2) * per_cell)))))
+        return tuple(spans)
+
+
+def expose(
+    soft: np.ndarray, bone: np.ndarray, size: int, rng: np.random.Generator, breasts: bool = False, vary: bool = True
+) -> np.ndarray:
+    """Turn projected tissue into the grey values of a digital film.
+
+    Steps: beam attenuation, scatter, quantum noise, then what the scanner's own processing does (logarithm, several
+    bands of detail weighted, an S-shaped tone curve).
+
+    Args:
+        soft, bone: float32 (n_grid, n_grid), mm of water.
+        size: Side of the film in pixels.
+        rng: Draws exposure, scatter, habitus, noise and processing: never anything that depends on a finding.
+        breasts: Add the shadow of breasts.
+        vary: False gives the middle of every range.
+
+    Returns:
+        uint16 (size, size), 12 bits, dense tissue bright.
+    """
+    draw = rng.uniform if vary else lambda low, high: (low + high) / 2
+    bone_scale, habitus = draw(1.2, 2.0), draw(-5.0, 26.0)
+    thickness, breadth, aspect = draw(8.0, 26.0), draw(0.14, 0.19), draw(0.8, 1.05)
+    height, apart_right, apart_left = draw(0.60, 0.70), draw(0.20, 0.25), draw(0.20, 0.25)
+    scatter, photons = draw(0.15, 0.5), draw(5e4, 15e4)
+    detail, contrast, gamma = draw(0.6, 1.3), draw(0.55, 0.8), draw(3.4, 5.0)
+    marker = draw(0.0, 1.0), draw(0.80, 0.90), draw(0.03, 0.08)
+
+    soft = np.maximum(_bicubic(soft, size), 0)
+    bone = np.maximum(_bicubic(bone, size), 0)
+    body = sigmoid((soft - 14) / 4)
+    soft = soft + body * habitus
+    if breasts:
+        y, x = np.mgrid[:size, :size].astype(np.float32) / size
+        for centre in (0.5 - apart_right, 0.5 + apart_left):
+            down = (y - height) / (breadth * aspect)
+            dome = np.sqrt(np.clip(1 - ((x - centre) / breadth) ** 2 - down**2, 0, 1))
+            shadow = thickness * dome * sigmoid((0.25 + down) * 6)
+            soft = soft + ndimage.gaussian_filter(shadow, size * 0.012, truncate=2.5) * body
+    absorbed = WATER * (soft + 1.35 * bone_scale * bone)
+    if marker[0] > 0.4:
+        absorbed[_side_marker(size, marker[1], marker[2])] += 2.2  # a lead letter L at the patient's left shoulder
+    beam = np.exp(-absorbed).astype(np.float32)
+    beam = beam + 0.5 * scatter * _wide_blur(beam, size * 0.06) + 0.002
+    beam = (rng.poisson(beam * photons) / photons).astype(np.float32)
+    beam = ndimage.gaussian_filter(beam, 0.45 * size / 512, truncate=3)
+
+    log = -np.log(np.maximum(beam, 1e-4))
+    fine, wide = ndimage.gaussian_filter(log, size * 0.012, truncate=3), _wide_blur(log, size * 0.09)
+    image = contrast * wide + 1.15 * (fine - wide) + (1.15 + detail) * (log - fine)
+    inner = image[int(0.08 * size) : int(0.92 * size), int(0.12 * size) : int(0.88 * size)]
+    low, high = np.percentile(inner, [1.5, 99])
+    tone = sigmoid(((image - low) / (high - low) - 0.52) * gamma)
+    dark, light = sigmoid(-0.52 * gamma), sigmoid(0.48 * gamma)
+    return np.clip((tone - dark) / (light - dark) * 3700 + 150, 0, FULL_SCALE).astype(np.uint16)
+
+
+def sigmoid(x):
+    """1 / (1 + exp(-x)), safe for large |x|, float32 in and out."""
+    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+
+
+def smooth_noise(shape: tuple[int, ...], scale: float, rng: np.random.Generator, octaves: int = 1) -> np.ndarray:
+    """Smooth Gaussian noise of unit standard deviation, float32.
+
+    Args:
+        shape: (depth, height, width).
+        scale: Distance between independent values, in voxels; each further octave halves it and weighs 1.6 times less.
+    """
+    import torch
+
+    total = torch.zeros(shape)
+    for octave in range(octaves):
+        knots = [max(2, int(np.ceil(n / (scale / 2**octave))) + 1) for n in shape]
+        values = torch.from_numpy(rng.standard_normal(knots, dtype=np.float32))[None]
+        total += _enlarge(values, shape, align_corners=True)[..., 0] / 1.6**octave
+    return (total / total.std()).numpy()
+
+
+def _rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
+    """Rotation matrix in (depth, height, width): pitch = bending forward, yaw = turning, roll = leaning."""
+    cp, sp, cy, sy, cr, sr = np.cos(pitch), np.sin(pitch), np.cos(yaw), np.sin(yaw), np.cos(roll), np.sin(roll)
+    return (
+        np.array([[cp, -sp, 0], [sp, cp, 0], [0, 0, 1]])
+        @ np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])
+        @ np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
+    )
+
+
+def _enlarge(values, size: tuple[int, ...], align_corners: bool = False):
+    """Trilinear interpolation of a torch tensor (channels, depth, height, width) to (*size, channels)."""
+    from torch.nn import functional
+
+    out = functional.interpolate(values[None], size=size, mode="trilinear", align_corners=align_corners)[0]
+    return out.permute(1, 2, 3, 0).contiguous()
+
+
+def _bicubic(image: np.ndarray, size: int) -> np.ndarray:
+    import torch
+    from torch.nn import functional
+
+    tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None]
+    return functional.interpolate(tensor, size=(size, size), mode="bicubic", align_corners=False)[0, 0].numpy()
+
+
+def _wide_blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur with a large sigma, computed on every fourth pixel."""
+    import torch
+    from torch.nn import functional
+
+    factor = 4 if sigma > 6 else 1
+    tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None]
+    small = functional.avg_pool2d(tensor, factor, ceil_mode=True)[0, 0].numpy()
+    small = ndimage.gaussian_filter(small, sigma / factor, mode="nearest", truncate=3)
+    tensor = torch.from_numpy(small)[None, None]
+    return functional.interpolate(tensor, size=image.shape, mode="bilinear", align_corners=False)[0, 0].numpy()
+
+
+@lru_cache(maxsize=4)
+def _unit_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    y, x = np.mgrid[:size, :size].astype(np.float32) / size
+    return y, x
+
+
+def _side_marker(size: int, left: float, top: float) -> np.ndarray:
+    """bool mask of a letter L, about 3% of the film high, at (left, top) in parts of the side."""
+    y, x = _unit_grid(size)
+    upright = (x > left) & (x < left + 0.008) & (y > top) & (y < top + 0.035)
+    foot = (x > left) & (x < left + 0.024) & (y > top + 0.028) & (y < top + 0.035)
+    return upright | foot

@@ -1,0 +1,528 @@
+"""Rule labeller: which of the 14 findings a report states, denies or leaves open, and on which side. Works offline.
+
+Three layers, all regular expressions over one sentence at a time: what is named (`_TERMS`), what is said about it
+(triggers for denial and doubt, each with a reach that ends at a clause border), and where (side words in the same
+phrase). Meant for chest radiograph prose in English; it reads the sentence as written and knows no anatomy.
+
+Source: ours, after the design of NegEx (Chapman et al. 2001, J Biomed Inform 34:301) and of the CheXpert labeller
+(Irvin et al. 2019): mention, then classification by triggers with a limited reach. The word lists are our own.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cliniqure_utils.vindr import FINDINGS
+
+PRESENT, ABSENT, UNCERTAIN = "present", "absent", "uncertain"
+
+# The heart and the aorta are single: "right" near them never says on which side they are.
+MIDLINE = frozenset({"Cardiomegaly", "Aortic enlargement"})
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One finding named in one sentence.
+
+    Attributes:
+        finding: One of `vindr.FINDINGS`.
+        status: "present", "absent" or "uncertain".
+        side: Image-independent patient side "left", "right", "both", or None where none is said (always None for heart
+            and aorta).
+        sentence: 0-based index into `split_sentences(text)`.
+        words: The words that named it, lower case.
+    """
+
+    finding: str
+    status: str
+    side: str | None
+    sentence: int
+    words: str = ""
+
+
+# --- The pattern language ------------------------------------------------------------------------------------------
+# Sentences come lower-cased with single spaces, so a blank in a pattern is a blank. "(" groups without capturing, and
+# <name> stands for a row of this table.
+_WORDS = {
+    "opacity": "opacit(y|ies)",
+    "density": "densit(y|ies)",
+    "verb": "is|are|was|were|be|being|appears?|remains?|looks?|seems?|to|has|have|been",
+    "how": (
+        "again|still|also|now|both|overall|mildly|slightly|minimally|moderately|markedly|severely|grossly|somewhat|"
+        "significantly|borderline|persistently|diffusely|likely|probably|possibly|may|might|could|more|quite|not|"
+        "no longer"
+    ),
+    "link": "( (<verb>|<how>))*",
+    "heart": (
+        "heart|(cardiac|cardiomediastinal|cardio-?pericardial) (silhouette|shadow|contours?|size)|heart (size|shadow|"
+        "silhouette)"
+    ),
+    "heart_noun": "( (size|shape|shadow|silhouette|contours?))?",
+    "neighbours": (
+        "( ?(,|and|/) (the )?(mediastin(um|al)|cardiomediastinal|hilar|hila|aortic|aorta|cardiac|heart|pulmonary|"
+        "vascular(ity)?|"
+        "vasculature|contours?|silhouettes?|size|shape|structures?|knob)"
+        "( (and|contours?|silhouettes?|size|shape|structures?|vascularity|vasculature|knob|hilar|hila))*)*"
+    ),
+    "big": "enlarged|large|big|dilated|prominent|increased|widened|globular|above normal",
+    "normal": "normal|unremarkable|within (the )?(upper )?(normal )?limits( of normal)?|"
+    "((at )?(the )?upper limits? of|top) normal",
+    "aorta": "((thoracic|ascending|descending|intrathoracic) )*aorta|aortic (knob|knuckle|arch|contour|shadow|root)",
+    "aorta_noun": "( (size|caliber|calibre|contour|diameter|width|in|of))*",
+    "wide": "enlarged|dilated|tortuous|ectatic|unfolded|uncoiled|aneurysmal|widened|elongated|prominent",
+    "widening": (
+        "enlargement|dilatation|dilation|ectasia|aneurysms?|tortuosity|unfolding|widening|elongation|prominence"
+    ),
+    "angle": "costo-?phrenic (angles?|sulc(us|i)|recess(es)?)|cp angles?",
+    "of_side": "( (the|of|both|left|right|bilateral|lateral|posterior|anterior))*",
+    "shadows": "<opacity>|<density>|shadow(s|ing)?|lesions?|markings?|patterns?|changes?|bands?|streaks?|scarring|"
+    "process",
+    "seen": (
+        "seen|identified|present|visuali[sz]ed|appreciated|evident|demonstrated|detected|noted|found|shown|observed|"
+        "visible|apparent|"
+        "suspected|suggested"
+    ),
+    "list_adjective": (
+        "stable|unchanged|persistent|mild(ly)?|moderate|small|large|left|right|bilateral|minimal|new|increased|some|"
+        "patchy|an?|"
+        "probable|possible|likely"
+    ),
+}
+
+
+def _compile(*patterns: str) -> re.Pattern:
+    """One regular expression, whole words only, that matches any of the patterns."""
+    expanded = []
+    for pattern in patterns:
+        while "<" in re.sub(r"\(\?P?<", "", pattern):
+            pattern = re.sub(r"(?<!\?)(?<!\?P)<(\w+)>", lambda name: f"({_WORDS[name[1]]})", pattern)
+        expanded.append(re.sub(r"\((?!\?)", "(?:", pattern))
+    return re.compile("|".join(rf"(?<!\w)(?:{pattern})(?!\w)" for pattern in expanded))
+
+
+# --- What is named -------------------------------------------------------------------------------------------------
+# (finding, fixed status or None, patterns). Earlier rows win: a stretch of text that is taken is not read again, so
+# that "nodular opacity" is a nodule and not an opacity. A group "m" narrows the stretch that is taken.
+_TERMS = tuple(
+    (finding, status, _compile(*patterns))
+    for finding, status, *patterns in (
+        # heart
+        (
+            "Cardiomegaly",
+            None,
+            "<heart><heart_noun><link> <big>(?! (aort|vess))",
+            r"(enlarged|dilated|large|big|prominent|globular) (\w+ )?<heart>",
+            "enlargement of (the )?<heart>",
+            "cardiomegaly|megacardia|cardiac (enlargement|dilatation)|heart enlargement",
+            "cardio-?thoracic (ratio|index)<link> (increased|enlarged|high|elevated|above|greater than|over|more than)",
+        ),
+        (
+            "Cardiomegaly",
+            ABSENT,
+            "<heart><heart_noun><neighbours><link> (of )?<normal>",
+            "normal (size of (the )?|sized )?<heart>",
+            "cardio-?thoracic (ratio|index) (is )?(normal|below|less than|under)",
+        ),
+        # aorta
+        (
+            "Aortic enlargement",
+            None,
+            "<aorta><aorta_noun><link> ((calcified|atherosclerotic) and )?<wide>",
+            r"(<wide>|unfolding) (and \w+ |\w+ )?<aorta>",
+            "aortic <widening>",
+            "<widening> of (the )?<aorta>",
+        ),
+        ("Aortic enlargement", ABSENT, "<aorta><aorta_noun><link> (of )?<normal>", "normal <aorta>"),
+        # pleura
+        (
+            "Pleural effusion",
+            None,
+            "(?P<m>hydro-?)pneumo-?thora(x|ces)",
+            "(?<!pericardial )(pleural )?effusions?",
+            "pleural (fluid|liquid|collections?)|hydro-?thora(x|ces)|ha?emo-?thora(x|ces)",
+            "blunt(ed|ing)( of)?<of_side> <angle>",
+            "<angle><link> (blunt(ed|ing)?|obscured|obliterated)",
+        ),
+        (
+            "Pleural effusion",
+            ABSENT,
+            "<angle><link> (sharp|clear|preserved|free|normal|maintained)",
+            "(sharp|clear|normal)<of_side> <angle>",
+        ),
+        (
+            "Pleural thickening",
+            None,
+            r"pleural (effusions?|fluid)( ?, ?| or | and |/)+(?P<m>thickening)",
+            r"pleural (\w+ )?(thickening|plaques?|scarring|scars?)",
+            r"thickening of (the )?(\w+ )?pleura|thickened (\w+ )?pleura|pleura<link> thickened",
+            "(apical|pleural) cap(s|ping)?",
+        ),
+        ("Pneumothorax", None, "(hydro-?)?(?P<m>pneumo-?thora(x|ces))|pneumothoraxes|ptx"),
+        # lung, from the special to the general
+        (
+            "Nodule/Mass",
+            None,
+            "(micro)?nodul(e|es|ar|arity)( (<shadows>|mass(es)?))?",
+            "mass(es|-like)?(?! (effect|index))( (<opacity>|lesions?))?",
+            "coin lesions?|tumou?rs?|neoplasms?|metastas[ei]s|rounded? (<opacity>|<density>)",
+        ),
+        ("Calcification", None, "calcif(ied|ic|ications?|ying)( granulomas?)?"),
+        ("Nodule/Mass", None, "granulomas?"),
+        (
+            "ILD",
+            None,
+            "interstitial lung diseases?|ild|interstitial (pneumonitis|pneumonia)",
+            "interstitial ((lung|pulmonary) )?(<shadows>|thickening|prominence|diseases?|infiltrates?|abnormalit(y|"
+            "ies)|coarsening)",
+            "reticul(ar|o-?nodular|ations?)( <shadows>)?",
+            "interstiti(al|um)<link> (prominent|thickened|increased)",
+        ),
+        (
+            "Pulmonary fibrosis",
+            None,
+            "((pulmonary|interstitial|lung|apical) )?fibro(sis|tic)( <shadows>)?",
+            "(scar(s|red|ring)?|cicatri(cial|x|zation)|honey-?comb(ing|s)?)( <shadows>)?",
+        ),
+        (
+            "Atelectasis",
+            None,
+            "(micro)?atelecta(sis|tic|ses)( <shadows>)?",
+            "volume loss|loss of (lung )?volume",
+            "(plate-?like|discoid|linear|band-?like|subsegmental) <shadows>",
+            "(?<!vertebral )(?<!vertebral body )(?<!compression )collaps(e|ed|ing)(?! of (the )?vertebra)",
+        ),
+        (
+            "Consolidation",
+            None,
+            "(air-? ?space )?consolidat(ion|ions|ive|ed)( <shadows>)?",
+            "air bronchograms?",
+        ),
+        ("Infiltration", None, "infiltrat(e|es|ion|ions|ive)( <shadows>)?"),
+        (
+            "Lung Opacity",
+            None,
+            "(<opacity>|opacifi(cation|cations|ed)|(air-? ?space|alveolar) (diseases?|process)|haz(y|iness)|"
+            "ground-? ?glass)"
+            "( <shadows>)?",
+            r"(increased|patchy|ill-? ?defined|vague|focal|streaky|abnormal) (\w+ )?(<density>|shadow(s|ing)?)",
+        ),
+        (
+            "Other lesion",
+            None,
+            "other lesions?|((rib|clavic(le|ular)|vertebral|compression|bone|bony|humeral) )*fractures?|"
+            "emphysema(tous)?",
+            "(pulmonary|interstitial|alveolar) o?edema|(lung )?cavit(y|ies|ary|ation)|lung cysts?|cystic lesions?|"
+            "bulla(e|s)?",
+            "mediastinal shift|shift of the mediastinum|(hiatal|diaphragmatic) hernia|enlarged pulmonary arter(y|ies)",
+            "(lytic|sclerotic|bone|bony|osseous) lesions?",
+        ),
+    )
+)
+
+# "Lungs are clear" denies what would show as a shadow in the lung, all at once.
+_CLEAR = _compile(
+    "(lungs?( fields?| parenchyma)?|lung bases|(upper|mid|middle|lower) (lungs?|lobes?|zones?))( (<verb>|<how>|"
+    "bilaterally))*"
+    " (clear|normal(ly aerated)?)(?! of)",
+    "clear lungs?( fields?)?",
+)
+_CLEAR_DENIES = ("Consolidation", "Infiltration", "Lung Opacity")
+_NOT_THE_WHOLE = _compile("otherwise|elsewhere|remaining|remainder|rest")
+
+_WHOLE_NORMAL = _compile(
+    "(normal|unremarkable|negative) ((frontal|pa|ap|portable) )?(chest|examination|exam|study|radiograph|film|x-?ray)",
+    r"(chest|radiograph|film|x-?ray|study|examination)( (x-?ray|radiograph|film))? (is|appears) (\w+ )?(normal|"
+    r"unremarkable)",
+    r"no (radiographic )?(abnormal(ity|ities)?|abnormal findings?|findings?)( (<verb>))?( (<seen>|reported|in|on|of)|"
+    r"$)",
+)
+_NO_ACUTE = _compile(
+    r"(no|without) ((radiographic )?evidence of |definite |radiographic )*(an? )?(acute|active) (\w+ )?(\w+ )?"
+    "(abnormalit(y|ies)|diseases?|process(es)?|findings?|patholog(y|ies)|illness)"
+)
+
+# --- What is said about it -------------------------------------------------------------------------------------------
+# Words that look like a denial but deny something else.
+_PSEUDO = _compile(
+    r"(no|without|not) (\w+ly |\w+ )?(interval )?(change[sd]?|increased?|decreased?|progress(ion|ed)|worsening|"
+    r"improve(ment|d)|"
+    "difference|enlarging)( (in|of|from|to|for))?",
+    "not only|no doubt|not (necessarily|surprisingly)",
+)
+_CANNOT = r"(cannot|can not|can't|could not) (\w+ly )?"
+_AFTER_UNCERTAIN = _compile(
+    _CANNOT + r"(be )?(\w+ly )?(excluded|ruled out)",
+    "not (entirely |completely |definitely )?(excluded|ruled out)|difficult to exclude",
+    "(is|are) (also )?(possible|suspected|questioned|probable|likely|questionable|equivocal|doubtful|a consideration)",
+    "(may|might|could) (also )?be present|should be considered",
+)
+_AFTER_ABSENT = _compile(
+    r"((is|are|was|were|has been|have been) )?(not|no longer|never) (\w+ly )?(been )?<seen>",
+    r"(is|are|was|were) absent|(has|have|is|are|was|were) (\w+ly |now |since )?(resolved|cleared|disappeared)",
+    "(is|are|was|were|has been|have been) (excluded|ruled out|negative|unlikely)|unlikely$",
+)
+_ANSWER_NO = re.compile(r"\s*:\s*(?:absent|none|no|negative)(?!\w)")  # "Pneumothorax: none"
+_CANNOT_EXCLUDE = _compile(_CANNOT + "(exclude|rule out)")
+_BEFORE_UNCERTAIN = _compile(
+    "(may|might|could|can) (also |well )?(represent|reflect|indicate|suggest|be|include|relate)(?! (present|due to))",
+    "possib(le|ly|ility of)|probab(le|ly)|suspect(ed)?|suspici(ous|on) (for|of)|concern(ing)? for|worrisome for|"
+    "questionabl[ey]",
+    "question of|suggest(s|ive of|ing|ed)?|likely|presum(ed|ably)|equivocal|borderline|perhaps|versus|vs\\.?",
+    "raises? the possibility of|differential (diagnosis )?includes?",
+)
+_BEFORE_ABSENT = _compile(
+    r"no|not|without|none|neither|nor|never|\w+n't|free of|clear of|negative for|absence of|lack of|lacks|devoid of|"
+    r"denies",
+    "resol(ved|ution of)|rather than|instead of|excludes?|rules? out any|fails? to (show|demonstrate)",
+)
+# Questions and history are neither stated nor denied; such a mention is left out.
+_NOT_A_STATEMENT = _compile(
+    "(rule out|r/o|evaluate for|evaluation (for|of)|assess(ment)? for|to exclude|look(ing)? for|history of|h/o|"
+    "status post|"
+    "risks? (of|for)|screening for|prior|previously (treated|drained))(?! (exam|study|film|radiograph|imaging))"
+)
+# Where the reach of a trigger ends.
+_BREAK = re.compile(
+    _compile(
+        "but|however|although|though|except( for)?|(apart|aside) from|other than|yet|whereas|while|despite|which|"
+        "secondary to|"
+        "due to|because"
+    ).pattern
+    + r"|[:;]|,? and (?=(?:the|there|an?|with)\b)|, (?:and )?(?=(?:the|there|with|this|these|it)\b)"
+)
+# After "no", a comma or "and" before a describing word starts a new statement, unless "or" closes the list later.
+_ADJECTIVE = _compile("<list_adjective>").pattern
+_BRIEF_ADJECTIVE = _compile("stable|unchanged|persistent|mild|moderate|small|large|minimal").pattern
+_SOFT_BREAK = re.compile(rf", (?:and )?(?={_ADJECTIVE})| and (?={_BRIEF_ADJECTIVE})")
+_VERB = _compile("is|are|was|were|has|have|remains?|appears?")
+_JOINED = re.compile(r"[\s,]*(?:or|and/or|versus|vs\.?|/|,)[\s,]*(?:\w+\s+){0,3}")
+
+# --- Where -----------------------------------------------------------------------------------------------------------
+_SIDE = re.compile(
+    r"\b(?:(?P<both>bilateral(?:ly)?|both|bi-?basilar|bi-?basal|bi-?apical(?:ly)?|either side|"
+    r"(?:left|right) (?:greater|more|larger|worse) than (?:the )?(?:left|right))|(?P<left>left|lingular?)|"
+    r"(?P<right>right))\b"
+)
+_JOINER = re.compile(r",|\band\b|\bwith\b|\bor\b|\bplus\b|;|:")
+
+
+def split_sentences(text: str) -> list[str]:
+    """Sentences of a report, in order, white space tidied, empty ones left out.
+
+    Ends at . ! ? and line breaks (never inside a number such as 1.5, nor after "Dr", "approx" or a list number).
+    """
+    text = re.sub(r"[ \t\r\f\v\u00a0]+", " ", str(text))
+    parts = re.split(
+        r"(?<!\bDr)(?<!\bvs)(?<!\bapprox)(?<!\be\.g)(?<!\bi\.e)(?<=[.!?])(?=\s|[A-Z])(?<!\b\d\.)|\n+", text
+    )
+    return [part.strip() for part in parts if re.search(r"\w", part)]
+
+
+def find_mentions(text: str) -> list[Mention]:
+    """Every finding a text names, with what is said about it.
+
+    Args:
+        text: Report prose, any case; None, NaN and "" give an empty list.
+
+    Returns:
+        Mentions in reading order. The same finding may come more than once. "The heart is normal in size" gives an
+        absent Cardiomegaly, "the lungs are clear" absent Consolidation, Infiltration and Lung Opacity.
+
+    Source: ours (see the head of this module).
+    """
+    if not isinstance(text, str):
+        return []
+    mentions = []
+    for index, sentence in enumerate(split_sentences(text)):
+        mentions.extend(_read_sentence(_tidy(sentence), index))
+    return mentions
+
+
+def label_matrix(texts: Iterable[str]) -> np.ndarray:
+    """Labels of many reports.
+
+    Args:
+        texts: n reports.
+
+    Returns:
+        bool array (n, 14), columns in the order of `vindr.FINDINGS`: True where a report states the finding or leaves
+        it open ("may represent"); a statement outweighs a denial elsewhere in the same report.
+    """
+    texts = list(texts)
+    labels = np.zeros((len(texts), len(FINDINGS)), dtype=bool)
+    column = {finding: i for i, finding in enumerate(FINDINGS)}
+    for row, text in enumerate(texts):
+        for mention in find_mentions(text):
+            if mention.status != ABSENT:
+                labels[row, column[mention.finding]] = True
+    return labels
+
+
+def overall_statement(sentence: str) -> str | None:
+    """Does a sentence speak of the whole film? "normal" ("normal chest radiograph", "no abnormality"), "no acute"
+    ("no acute cardiopulmonary process"), or None."""
+    sentence = _tidy(sentence)
+    if _NO_ACUTE.search(sentence):
+        return "no acute"
+    return "normal" if _WHOLE_NORMAL.search(sentence) else None
+
+
+def _tidy(sentence: str) -> str:
+    sentence = sentence.lower().replace("\u2019", "'")
+    sentence = re.sub("[\u2010-\u2015]", "-", sentence)
+    return re.sub(r"\s+", " ", sentence).strip().rstrip(".!")
+
+
+def _read_sentence(sentence: str, index: int) -> list[Mention]:
+    found, taken = [], []  # found: (start, end, finding, fixed status)
+    for finding, status, pattern in _TERMS:
+        for match in pattern.finditer(sentence):
+            start, end = match.span("m") if match.groupdict().get("m") else match.span()
+            if any(start < other_end and other_start < end for other_start, other_end in taken):
+                continue
+            taken.append((start, end))
+            found.append((start, end, finding, status))
+    found.sort()
+    mentions = []
+    for position, (start, end, finding, fixed) in enumerate(found):
+        status = fixed or _status(sentence, found, position)
+        if status is None:
+            continue
+        side = None if finding in MIDLINE else _side(sentence, found, position)
+        mentions.append(Mention(finding, status, side, index, sentence[start:end]))
+    clear = _CLEAR.search(sentence)
+    if clear and not _NOT_THE_WHOLE.search(sentence):
+        named = {mention.finding for mention in mentions}
+        side = _side_words(sentence[: clear.end()])
+        mentions += [Mention(f, ABSENT, side, index, clear[0]) for f in _CLEAR_DENIES if f not in named]
+    return mentions
+
+
+def _status(sentence: str, found: list, position: int) -> str | None:
+    """present / absent / uncertain for one mention; None when it is a question or history."""
+    start, end = found[position][:2]
+    first, last = _clause(sentence, start, end)
+    before, inside, after = sentence[first:start], sentence[start:end], sentence[end:last]
+
+    if _NOT_A_STATEMENT.search(before):
+        return None
+    if re.search(r"\b(?:not|no longer)\b", inside):
+        return ABSENT
+
+    if _ANSWER_NO.match(after):
+        return ABSENT
+    # A trigger behind the mention reaches back over the list it closes, not over an earlier verb.
+    for pattern, status in ((_AFTER_UNCERTAIN, UNCERTAIN), (_AFTER_ABSENT, ABSENT)):
+        trigger = pattern.search(after)
+        if trigger and not _VERB.search(after[: trigger.start()]):
+            return status
+
+    # Triggers behind other mentions must not be read again as triggers in front of this one.
+    blanked = before
+    for pattern in (_PSEUDO, _AFTER_UNCERTAIN, _AFTER_ABSENT):
+        blanked = pattern.sub(lambda match: "_" * len(match[0]), blanked)
+    if _CANNOT_EXCLUDE.search(blanked):
+        return UNCERTAIN
+    denials = list(_BEFORE_ABSENT.finditer(blanked))
+    if denials and not _soft_break(sentence, first + denials[-1].end(), start, last):
+        return ABSENT
+    if re.search(r"\b(?:likely|probably|possibly|may|might|could|borderline)\b", inside):
+        return UNCERTAIN
+    doubts = list(_BEFORE_UNCERTAIN.finditer(blanked))
+    if doubts and _doubt_reaches(sentence, found, position, first + doubts[-1].end()):
+        return UNCERTAIN
+    if re.match(r"\s*(?:versus|vs\.?)\s", after) or re.match(r"\s*\?", after):
+        return UNCERTAIN
+    return PRESENT
+
+
+def _clause(sentence: str, start: int, end: int) -> tuple[int, int]:
+    """The stretch around a mention that no hard break crosses."""
+    first, last = 0, len(sentence)
+    for match in _BREAK.finditer(sentence):
+        if match.end() <= start:
+            first = match.end()
+        elif match.start() >= end:
+            last = match.start()
+            if match[0] == ":":  # "Pneumothorax: absent" is one statement
+                last = len(sentence)
+            break
+    return first, last
+
+
+def _soft_break(sentence: str, start: int, end: int, last: int) -> bool:
+    """Does a new statement begin between a denial and the mention? Not inside a list closed by "or" or "nor"."""
+    for match in _SOFT_BREAK.finditer(sentence, start, end):
+        if not re.search(r"\bn?or\b", sentence[match.end() : last]):
+            return True
+    return False
+
+
+def _doubt_reaches(sentence: str, found: list, position: int, trigger_end: int) -> bool:
+    """A doubt covers the first mention after it and those joined to that one by or / versus / comma."""
+    covered = [item for item in found if item[0] >= trigger_end]
+    for earlier, later in zip(covered, covered[1:], strict=False):
+        if earlier is found[position]:
+            return True
+        if not _JOINED.fullmatch(sentence[earlier[1] : later[0]]):
+            return False
+        if later is found[position]:
+            return True
+    return bool(covered) and covered[0] is found[position]
+
+
+def _side_words(text: str) -> str | None:
+    sides = set()
+    for match in _SIDE.finditer(text):
+        sides.add(match.lastgroup)
+    if not sides:
+        return None
+    return sides.pop() if len(sides) == 1 else "both"
+
+
+def _side(sentence: str, found: list, position: int) -> str | None:
+    """Side of a mention: inside its own words, else just before, else just after, else its clause or list."""
+    start, end = found[position][:2]
+    first, last = _clause(sentence, start, end)
+    own = _side_words(sentence[start:end])
+    if own:
+        return own
+    # Just before: back to the previous mention or joining word.
+    previous = found[position - 1][1] if position else 0
+    before = sentence[max(first, previous) : start]
+    # "left and right lower zone consolidation" is one place, so a joiner between two sides does not cut
+    glued = re.sub(r"\b(left|right)\s+and\s+(left|right)\b", "both", before)
+    near = _JOINER.split(glued)[-1]
+    if _side_words(near):
+        return _side_words(near)
+    # Just after: up to the next mention, less the phrase that leads into that one.
+    following = found[position + 1][0] if position + 1 < len(found) else len(sentence)
+    after = sentence[end : min(last, following)]
+    if position + 1 < len(found) and following <= last:
+        cuts = [match.start() for match in _JOINER.finditer(after)]
+        after = after[: cuts[-1]] if cuts else after
+    else:
+        after = re.split(r"[;:]|,(?!\s*(?:left|right|mid|upper|lower))", after)[0]
+    if _side_words(after):
+        return _side_words(after)
+    # A list shares its place: "consolidation and effusion at the right base".
+    neighbours = [item for item in found if first <= item[0] and item[1] <= last and item[2] not in MIDLINE]
+    if len(neighbours) > 1:
+        if position + 1 < len(found) and found[position + 1] in neighbours:
+            between = sentence[end : found[position + 1][0]]
+            if re.fullmatch(r"[\s,]*(?:and|or|,|with)[\s,]*(?:\w+\s+){0,2}", between) and not _side_words(between):
+                return _side(sentence, found, position + 1)
+        if position and found[position - 1] in neighbours:
+            between = sentence[found[position - 1][1] : start]
+            if re.fullmatch(r"[\s,]*(?:and|or|with|,)[\s,]*(?:\w+\s+){0,3}", between):
+                return _backward_side(sentence, found, position - 1, first)
+        return None
+    return _side_words(sentence[first:last])
+
+
+def _backward_side(sentence: str, found: list, position: int, first: int) -> str | None:
+    start, end = found[position][:2]
+    previous = found[position - 1][1] if position else 0
+    return _side_words(sentence[max(first, previous) : end])

@@ -1,0 +1,200 @@
+"""Scores of multi-label decisions and probabilities, with bootstrap intervals and trivial baselines.
+
+The paper prints precision .83, recall .81 and F1 .81 without saying over what they are averaged (notes, row 12), so
+all four usual averages are computed:
+
+- micro: true and false positives and false negatives are added over images and classes, then divided;
+- macro: per class, then the plain mean over classes;
+- weighted: per class, then the mean weighted by the number of positive references of the class;
+- samples: per image, then the mean over images.
+
+A ratio without a denominator counts as 0, as in scikit-learn with zero_division=0.
+"""
+
+import numpy as np
+
+from .bootstrap import percentile_interval, resample_counts
+
+AVERAGES = ("micro", "macro", "weighted", "samples")
+
+
+def classification_scores(*, references, predictions) -> dict[str, float]:
+    """Precision, recall and F1 under four averages, and the Hamming loss.
+
+    Args:
+        references: (n images, k classes) 0/1 or bool: what is there.
+        predictions: The same shape: what was said.
+
+    Returns:
+        micro_precision, micro_recall, micro_f1, the same for macro, weighted and samples, and hamming_loss (the share
+        of wrong image-class decisions, 0 is best); all in [0, 1].
+
+    Raises:
+        ValueError: Shapes differ, an array is empty, or a value is neither 0 nor 1.
+
+    Source: paper section 6.2 (precision, recall, F1) and 4.2.2 (Hamming loss); definitions as in scikit-learn.
+    """
+    references, predictions = _binary(references, predictions)
+    scores = _scores(references, predictions, np.ones((1, len(references))))
+    return {name: float(values[0]) for name, values in scores.items()}
+
+
+def classification_intervals(
+    *, references, predictions, n_resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95% bootstrap interval by image of every number of `classification_scores`: name -> (low, high)."""
+    references, predictions = _binary(references, predictions)
+    counts = resample_counts(len(references), n_resamples, seed)
+    return {name: percentile_interval(v) for name, v in _scores(references, predictions, counts).items()}
+
+
+def per_class_scores(*, references, predictions) -> dict[str, np.ndarray]:
+    """precision, recall, f1 and support (positive references) of each class, arrays (k,)."""
+    references, predictions = _binary(references, predictions)
+    both = (references & predictions).sum(0)
+    precision = _ratio(both, predictions.sum(0))
+    recall = _ratio(both, references.sum(0))
+    f1 = _ratio(2 * both, references.sum(0) + predictions.sum(0))
+    return {"precision": precision, "recall": recall, "f1": f1, "support": references.sum(0)}
+
+
+def auroc(*, references, probabilities) -> np.ndarray:
+    """Area under the ROC curve of each class: the chance that a positive image scores above a negative one.
+
+    Args:
+        references: (n, k) 0/1 or bool.
+        probabilities: (n, k) any real score, higher means more likely; equal scores count half.
+
+    Returns:
+        float (k,) in [0, 1]; NaN where a class has only positive or only negative references.
+
+    Raises:
+        ValueError: Shapes differ, or a score is not finite.
+    """
+    references, probabilities = _with_scores(references, probabilities)
+    return _weighted_auroc(references, probabilities, np.ones((1, len(references))))[0]
+
+
+def macro_auroc_interval(
+    *, references, probabilities, n_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(macro AUROC, low, high): the mean over classes that have both values, 95% bootstrap interval by image.
+
+    A resample in which a class has one value only leaves that class out.
+    """
+    references, probabilities = _with_scores(references, probabilities)
+    both = references.any(0) & ~references.all(0)
+    if not both.any():
+        return (float("nan"),) * 3
+    references, probabilities = references[:, both], probabilities[:, both]
+    point = _weighted_auroc(references, probabilities, np.ones((1, len(references))))
+    samples = _weighted_auroc(references, probabilities, resample_counts(len(references), n_resamples, seed))
+    means = np.array([np.nanmean(row) if (~np.isnan(row)).any() else np.nan for row in samples])
+    return float(point.mean()), *percentile_interval(means)
+
+
+def always_one_class(n_images: int, n_classes: int, index: int = -1) -> np.ndarray:
+    """Trivial baseline: the same single class on every image; the last of the 15 is "No finding". bool (n, k)."""
+    answer = np.zeros((n_images, n_classes), dtype=bool)
+    answer[:, index] = True
+    return answer
+
+
+def most_common_labels(train_labels, n_images: int) -> np.ndarray:
+    """Trivial baseline: the most frequent label set of the training images on every image. bool (n_images, k).
+
+    Of equally frequent sets the first in sorted order is taken.
+    """
+    sets, counts = np.unique(np.asarray(train_labels).astype(bool), axis=0, return_counts=True)
+    return np.repeat(sets[[counts.argmax()]], n_images, axis=0)
+
+
+def class_prior(train_labels, n_images: int) -> np.ndarray:
+    """Trivial baseline: each class's share of the training images as its probability. float (n_images, k)."""
+    return np.repeat(np.asarray(train_labels, dtype=float).mean(0, keepdims=True), n_images, axis=0)
+
+
+def _binary(references, predictions) -> tuple[np.ndarray, np.ndarray]:
+    references, predictions = np.asarray(references), np.asarray(predictions)
+    if references.ndim != 2 or references.shape != predictions.shape or references.size == 0:
+        raise ValueError(
+            "expected references and predictions of one shape (images, classes), "
+            f"found {references.shape} and {predictions.shape}"
+        )
+    for name, array in (("references", references), ("predictions", predictions)):
+        if not np.isin(array, (0, 1)).all():
+            raise ValueError(f"{name} must hold 0 and 1 only; turn probabilities into decisions with a threshold first")
+    return references.astype(bool), predictions.astype(bool)
+
+
+def _with_scores(references, probabilities) -> tuple[np.ndarray, np.ndarray]:
+    probabilities = np.asarray(probabilities, dtype=float)
+    references, _ = _binary(references, np.zeros(probabilities.shape, dtype=bool))
+    if not np.isfinite(probabilities).all():
+        raise ValueError("probabilities must be finite numbers")
+    return references, probabilities
+
+
+def _ratio(numerator, denominator) -> np.ndarray:
+    """numerator / denominator, 0 where the denominator is 0."""
+    numerator, denominator = np.broadcast_arrays(
+        np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
+    )
+    return np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=denominator > 0)
+
+
+def _scores(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """All scores for every row of image weights (r, n); each value is an array (r,)."""
+    weights = weights.astype(float)
+    both = references & predictions
+    # One product for all three counts of all classes: (r, n) @ (n, 3k).
+    n_classes = references.shape[1]
+    counts = weights @ np.concatenate([both, predictions, references], axis=1).astype(float)
+    tp, said, there = counts[:, :n_classes], counts[:, n_classes : 2 * n_classes], counts[:, 2 * n_classes :]
+    total = weights.sum(1)
+
+    precision, recall, f1 = _ratio(tp, said), _ratio(tp, there), _ratio(2 * tp, said + there)
+    support = _ratio(there, there.sum(1, keepdims=True))
+    micro = tp.sum(1), said.sum(1), there.sum(1)
+    per_image = np.stack(
+        [
+            _ratio(both.sum(1), predictions.sum(1)),
+            _ratio(both.sum(1), references.sum(1)),
+            _ratio(2 * both.sum(1), predictions.sum(1) + references.sum(1)),
+        ],
+        axis=1,
+    )
+    samples = weights @ per_image / total[:, None]
+    wrong = weights @ (references != predictions).mean(1)
+    return {
+        "micro_precision": _ratio(micro[0], micro[1]),
+        "micro_recall": _ratio(micro[0], micro[2]),
+        "micro_f1": _ratio(2 * micro[0], micro[1] + micro[2]),
+        "macro_precision": precision.mean(1),
+        "macro_recall": recall.mean(1),
+        "macro_f1": f1.mean(1),
+        "weighted_precision": (precision * support).sum(1),
+        "weighted_recall": (recall * support).sum(1),
+        "weighted_f1": (f1 * support).sum(1),
+        "samples_precision": samples[:, 0],
+        "samples_recall": samples[:, 1],
+        "samples_f1": samples[:, 2],
+        "hamming_loss": wrong / total,
+    }
+
+
+def _weighted_auroc(references: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """AUROC of every class under every row of image weights: (r, k), NaN where one of the two sides is empty."""
+    result = np.full((len(weights), references.shape[1]), np.nan)
+    for k in range(references.shape[1]):
+        order = np.argsort(scores[:, k], kind="stable")
+        ranked = scores[order, k]
+        positive = weights[:, order] * references[order, k]
+        negative = weights[:, order] * ~references[order, k]
+        starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # first row of each group of equal scores
+        positive = np.add.reduceat(positive, starts, axis=1).astype(float)
+        negative = np.add.reduceat(negative, starts, axis=1).astype(float)
+        below = np.cumsum(negative, axis=1) - negative / 2  # negatives under each group, ties count half
+        pairs = positive.sum(1) * negative.sum(1)
+        np.divide((positive * below).sum(1), pairs, out=result[:, k], where=pairs > 0)
+    return result

@@ -1,0 +1,487 @@
+"""Scores of boxes: average precision, overlap under named definitions, trivial baselines.
+
+Boxes are rows of a DataFrame: image_id, class_name, x_min, y_min, x_max, y_max (pixels of one frame, the DICOM's in
+this project; references and predictions in the same one), predictions also score. Rows whose coordinates are NaN
+("No finding" in the raw annotations) are not boxes and do not count.
+
+Matching is done once per image and class, greedily: predictions in order of falling score, each takes the free
+reference it overlaps most, if that overlap reaches the IoU threshold. It never looks at another image, so a bootstrap
+over images only changes how often each match counts.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from .bootstrap import percentile_interval, resample_counts
+
+NO_FINDING = "No finding"
+COORDINATES = ["x_min", "y_min", "x_max", "y_max"]
+DEFINITIONS = {
+    "matched": "mean over the pairs of same-class boxes matched at IoU 0.4; missed and invented boxes are not counted",
+    "best_per_reference": "for each reference box its best same-class prediction in the image, 0 when there is none; "
+    "mean over reference boxes",
+    "pooled": "per image the area under any reference box against the area under any predicted box, whatever the "
+    "class; mean over images with either",
+    "pooled_total": "the areas of `pooled` added over all images before dividing; forces Dice = 2 IoU / (1 + IoU)",
+}
+# Resamples are worked off in blocks, so that no array holds more than this many numbers (32 MB as float64).
+_BLOCK = 4_000_000
+
+
+def box_iou(a, b) -> np.ndarray:
+    """Intersection over union of every box of `a` (n, 4) with every box of `b` (m, 4): (n, m) in [0, 1].
+
+    Boxes are x_min, y_min, x_max, y_max with continuous edges (a box from 0 to 10 is 10 wide). Two empty boxes give 0.
+    """
+    a, b = np.asarray(a, dtype=float).reshape(-1, 4), np.asarray(b, dtype=float).reshape(-1, 4)
+    corner = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    shared = np.clip(corner, 0, None).prod(-1)
+    area_a, area_b = (a[:, 2:] - a[:, :2]).prod(-1), (b[:, 2:] - b[:, :2]).prod(-1)
+    union = area_a[:, None] + area_b[None] - shared
+    return np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
+
+
+def boxes_per_class(merged: pd.DataFrame) -> pd.DataFrame:
+    """Merged annotations (class_names joined by ", ") as one row per box and class (notes, row 7).
+
+    Returns image_id, class_name, x_min, y_min, x_max, y_max; whole-image "No finding" boxes stay in.
+    """
+    table = merged.assign(class_name=merged["class_names"].str.split(", ")).explode("class_name", ignore_index=True)
+    return table[["image_id", "class_name", *COORDINATES]]
+
+
+def mean_average_precision(
+    *, references, predictions, iou_threshold: float = 0.4, class_names=None, image_ids=None
+) -> tuple[float, dict[str, float]]:
+    """Mean over classes of the average precision at one IoU threshold.
+
+    Average precision is the area under the precision-recall curve, all-point interpolation (at each recall the best
+    precision at that recall or beyond). Predictions with equal scores enter the curve together, so the result does not
+    depend on the order of rows.
+
+    Args:
+        references: Boxes, see the module.
+        predictions: Boxes with score.
+        iou_threshold: Least overlap of a hit, (0, 1]; 0.4 in VinBigData's contest.
+        class_names: Classes to average over; None takes all that have a reference box.
+        image_ids: Images to evaluate; None takes all that occur. Rows of other images are not part of it.
+
+    Returns:
+        (mean, {class name: average precision}), each in [0, 1]. Classes without a reference box are left out; with
+        none left the mean is NaN.
+
+    Raises:
+        ValueError: A column is missing, a coordinate or score is not a number, or x_max < x_min or y_max < y_min.
+
+    Source: PASCAL VOC 2010 protocol as in VinBigData's contest (mAP at IoU 0.4); matching as in pycocotools.
+    """
+    match = _Matches(references, predictions, iou_threshold, class_names, image_ids)
+    per_class = match.average_precision(np.ones((1, match.n_images)))[0]
+    found = {name: float(value) for name, value in zip(match.class_names, per_class, strict=True) if value == value}
+    return (float(np.mean(list(found.values()))) if found else float("nan")), found
+
+
+def map_interval(
+    *, references, predictions, image_ids, iou_threshold: float = 0.4, n_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(mAP, low, high), 95% bootstrap interval by image; `image_ids` lists every evaluated image once."""
+    match = _Matches(references, predictions, iou_threshold, None, image_ids)
+    point, samples = match.bootstrap(n_resamples, seed)
+    return point, *percentile_interval(samples)
+
+
+def paired_map_difference(
+    *, references, predictions_a, predictions_b, image_ids, iou_threshold: float = 0.4, n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, float]:  # fmt: skip
+    """mAP of two detectors on the same images and the 95% bootstrap interval of the difference.
+
+    Both detectors see the same resampled images, so the luck of an easy image cancels.
+
+    Args:
+        references, predictions_a, predictions_b: Boxes, see the module.
+        image_ids: Every evaluated image once, those without a box included.
+        iou_threshold: As in `mean_average_precision`.
+        n_resamples: Number of resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        map_a, map_b, difference (a - b), low, high.
+    """
+    a = _Matches(references, predictions_a, iou_threshold, None, image_ids)
+    b = _Matches(references, predictions_b, iou_threshold, None, image_ids)
+    map_a, samples_a = a.bootstrap(n_resamples, seed)
+    map_b, samples_b = b.bootstrap(n_resamples, seed)
+    low, high = percentile_interval(samples_a - samples_b)
+    return {"map_a": map_a, "map_b": map_b, "difference": map_a - map_b, "low": low, "high": high}
+
+
+def box_scores(*, references, predictions, image_ids=None, iou_threshold: float = 0.4) -> dict[str, float]:
+    """Precision, recall and F1 of boxes over all images and classes (micro), a hit as in `mean_average_precision`.
+
+    Returns precision, recall, f1 in [0, 1] (0 without a denominator) and the counts hits, predicted, referenced.
+    """
+    match = _Matches(references, predictions, iou_threshold, None, image_ids, keep_unreferenced=True)
+    hits, said, there = match.hits.sum(), len(match.hits), match.n_references.sum()
+    return {
+        "precision": float(hits / said) if said else 0.0,
+        "recall": float(hits / there) if there else 0.0,
+        "f1": float(2 * hits / (said + there)) if said + there else 0.0,
+        "hits": int(hits),
+        "predicted": int(said),
+        "referenced": int(there),
+    }
+
+
+def best_score_threshold(*, references, predictions, image_ids=None, iou_threshold: float = 0.4) -> float:
+    """The score from which on boxes should be kept for the best micro F1 at `iou_threshold`.
+
+    Choose it on the validation split only. Returns the lowest score that is kept; 1.0 when nothing hits anything.
+    """
+    match = _Matches(references, predictions, iou_threshold, None, image_ids, keep_unreferenced=True)
+    if not match.hits.any():
+        return 1.0
+    order = np.argsort(-match.scores, kind="stable")
+    scores, hits = match.scores[order], np.cumsum(match.hits[order])
+    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + match.n_references.sum())
+    last = np.r_[scores[1:] != scores[:-1], True]  # boxes of equal score are kept together
+    return float(scores[last][np.argmax(f1[last])])
+
+
+def box_overlap(
+    *, references, predictions, image_ids, definition: str, with_no_finding: bool = False, image_sizes=None
+) -> dict[str, float]:
+    """IoU and Dice of boxes under one of the named `DEFINITIONS`.
+
+    The paper prints IoU .75 and Dice .76 without a definition (notes, row 13).
+
+    Args:
+        references: Boxes, see the module.
+        predictions: Boxes that are meant as answers: apply the score threshold first. `score` orders the matching of
+            "matched" and may be missing.
+        image_ids: Every evaluated image once.
+        definition: A key of `DEFINITIONS`.
+        with_no_finding: False ignores "No finding" rows. True gives each image without a finding box, on either side,
+            one whole-image box of class "No finding", as Table 2 of the paper does.
+        image_sizes: image_id -> (width, height); needed with_no_finding.
+
+    Returns:
+        iou and dice in [0, 1], NaN when n is 0; n, the number of pairs, reference boxes or images averaged over.
+
+    Raises:
+        ValueError: Unknown definition, or image_sizes are needed and lack an image.
+    """
+    if definition not in DEFINITIONS:
+        raise ValueError(f"unknown definition {definition!r}; expected one of {', '.join(DEFINITIONS)}")
+    image_ids = [str(image_id) for image_id in image_ids]
+    tables = [_boxes(references, "references", image_ids), _boxes(predictions, "predictions", image_ids)]
+    tables = [table[table.class_name != NO_FINDING] for table in tables]
+    if with_no_finding:
+        tables = [_add_whole_images(table, image_ids, image_sizes) for table in tables]
+    if definition in ("pooled", "pooled_total"):
+        shared, union, total = _pooled_areas(*tables, image_ids)
+        shared, union, total = shared[union > 0], union[union > 0], total[union > 0]
+        if definition == "pooled_total":
+            shared, union, total = (np.atleast_1d(v.sum()) if len(v) else v for v in (shared, union, total))
+        iou, dice = shared / union, 2 * shared / total
+    else:
+        iou = _matched_ious(*tables) if definition == "matched" else _best_ious(*tables)
+        dice = 2 * iou / (1 + iou)
+    if len(iou) == 0:
+        return {"iou": float("nan"), "dice": float("nan"), "n": 0}
+    return {"iou": float(iou.mean()), "dice": float(dice.mean()), "n": len(iou)}
+
+
+def check_iou_dice(iou: float, dice: float, rounding: float = 0.005) -> dict:
+    """Can a printed pair of IoU and Dice come from pooled areas, and can it come from a mean over items?
+
+    One item obeys Dice = 2 IoU / (1 + IoU). Pooled areas are one item. A mean over items lies between two curves:
+    at most that value (Jensen: the curve bends down), at least IoU itself (reached only if every item is 0 or 1).
+    Where Dice is barely above IoU, few items can lie between: an item with IoU u adds u(1 - u)/(1 + u) to the gap.
+
+    Args:
+        iou, dice: The printed numbers, in [0, 1].
+        rounding: Each may be off by this much; half a unit of the second decimal by default.
+
+    Returns:
+        pooled (bool), averaged (bool: possible at all), degenerate (bool: averaged, but only if nearly every item sits
+        at 0 or 1), max_share_between (most of the items, as a share, that can have an IoU of .25 to .75, at the
+        printed values), implied_dice (the pooled Dice of this IoU), reason (one sentence).
+
+    Raises:
+        ValueError: A number is outside [0, 1].
+
+    Source: algebra; the paper's pair is (.75, .76), Table 7.
+    """
+    if not (0 <= iou <= 1 and 0 <= dice <= 1):
+        raise ValueError(f"IoU and Dice lie in [0, 1], got {iou} and {dice}")
+
+    def curve(u):
+        return 2 * u / (1 + u)
+
+    low, high = max(iou - rounding, 0.0), min(iou + rounding, 1.0)
+    slack = rounding + 1e-12
+    pooled = curve(low) - slack <= dice <= curve(high) + slack
+    averaged = low - slack <= dice <= curve(high) + slack
+    # The least gap an item between .25 and .75 adds is at .75: .75 * .25 / 1.75.
+    share = min(max(dice - iou, 0.0) / (0.75 * 0.25 / 1.75), 1.0)
+    degenerate = averaged and not pooled and share < 0.25
+    implied = curve(iou)
+    if pooled:
+        reason = f"Dice {dice:.3g} is what IoU {iou:.3g} implies ({implied:.3f}): pooled areas give it, and so does a mean"
+    elif not averaged:
+        side = "above" if dice > implied else "below"
+        bound = f"{implied:.3f}, the most" if dice > implied else f"{iou:.3f}, the least"
+        reason = f"Dice {dice:.3g} is {side} {bound} that any set of items with IoU {iou:.3g} can have"
+    else:
+        reason = (
+            f"pooled areas with IoU {iou:.3g} force Dice {implied:.3f}, not {dice:.3g}; a mean over items gives it only "
+            f"if at most {share:.0%} of them have an IoU between .25 and .75"
+            + (", so nearly every item sits at 0 or 1" if degenerate else "")
+        )
+    return {
+        "pooled": bool(pooled),
+        "averaged": bool(averaged),
+        "degenerate": bool(degenerate),
+        "max_share_between": float(share),
+        "implied_dice": float(implied),
+        "reason": reason,
+    }
+
+
+def mean_box_baseline(
+    train_boxes: pd.DataFrame, image_sizes: Mapping[str, tuple[float, float]], train_sizes: Mapping | None = None
+) -> pd.DataFrame:
+    """Trivial baseline: per class the mean training box, on every image, scored by how common the class is.
+
+    Args:
+        train_boxes: Boxes of the training images, see the module. In shares of the image (0 to 1), or in pixels when
+            train_sizes is given. "No finding" rows are no boxes, but their images count for the prevalence.
+        image_sizes: image_id -> (width, height) in pixels of the images to predict.
+        train_sizes: The same for all training images, those without a box included; its length is then the number of
+            training images. None: train_boxes are shares, and its image ids are all training images.
+
+    Returns:
+        image_id, class_name, score (share of the training images with the class), x_min, y_min, x_max, y_max (pixels).
+
+    Raises:
+        ValueError: Pixel coordinates without train_sizes, or a training image without a size.
+    """
+    n_train = len(train_sizes) if train_sizes is not None else train_boxes["image_id"].nunique()
+    boxes = _boxes(train_boxes, "train_boxes", None)
+    boxes = boxes[boxes.class_name != NO_FINDING]
+    corners = boxes[COORDINATES].to_numpy()
+    if train_sizes is not None:
+        corners = corners / _scale(boxes.image_id, train_sizes)
+    elif len(corners) and corners.max() > 1.0 + 1e-9:
+        raise ValueError(
+            f"train_boxes hold a coordinate of {corners.max():g}, more than 1: give train_sizes to divide pixels by"
+        )
+    relative = pd.DataFrame(corners, columns=COORDINATES).assign(class_name=boxes.class_name.to_numpy())
+    means = relative.groupby("class_name")[COORDINATES].mean()
+    scores = boxes.groupby("class_name").image_id.nunique() / n_train
+    return _on_every_image(means.index, means.to_numpy(), scores[means.index].to_numpy(), image_sizes)
+
+
+def whole_image_baseline(
+    prevalence: Mapping[str, float], image_sizes: Mapping[str, tuple[float, float]]
+) -> pd.DataFrame:
+    """Trivial baseline: on every image one box over all of it per class, scored by the class's prevalence."""
+    names = list(prevalence)
+    corners = np.tile([0.0, 0.0, 1.0, 1.0], (len(names), 1))
+    return _on_every_image(names, corners, np.array([prevalence[n] for n in names], dtype=float), image_sizes)
+
+
+def _on_every_image(names: Iterable[str], corners: np.ndarray, scores: np.ndarray, image_sizes) -> pd.DataFrame:
+    """The same relative boxes (k, 4) on every image, in its pixels."""
+    names, image_ids = list(names), list(image_sizes)
+    ids = np.repeat(np.array(image_ids, dtype=object), len(names))
+    table = pd.DataFrame({"image_id": ids, "class_name": names * len(image_ids), "score": np.tile(scores, len(image_ids))})
+    table[COORDINATES] = np.tile(corners.reshape(-1, 4), (len(image_ids), 1)) * _scale(ids, image_sizes)
+    return table
+
+
+def _scale(image_ids, image_sizes) -> np.ndarray:
+    """(n, 4) width, height, width, height of each row's image."""
+    missing = next((i for i in image_ids if i not in image_sizes), None)
+    if missing is not None:
+        raise ValueError(f"image {missing} has no entry in the image sizes")
+    sizes = np.array([image_sizes[i] for i in image_ids], dtype=float).reshape(-1, 2)
+    return np.tile(sizes, 2)
+
+
+def _boxes(table: pd.DataFrame, name: str, image_ids, need_score: bool = False) -> pd.DataFrame:
+    """Checked copy without rows that have no coordinates; limited to image_ids; predictions sorted for matching."""
+    needed = ["image_id", "class_name", *COORDINATES] + (["score"] if need_score else [])
+    missing = [column for column in needed if column not in table.columns]
+    if missing:
+        raise ValueError(f"{name} lack the column {missing[0]!r}; expected {', '.join(needed)}")
+    table = table.dropna(subset=COORDINATES, how="all").astype({"image_id": str})
+    if image_ids is not None:
+        table = table[table.image_id.isin(set(image_ids))]
+    corners = table[COORDINATES].to_numpy(dtype=float)
+    wrong = ~np.isfinite(corners).all(1) | (corners[:, 2:] < corners[:, :2]).any(1)
+    if need_score:
+        wrong |= ~np.isfinite(table["score"].to_numpy(dtype=float))
+    if wrong.any():
+        row = table[needed].iloc[int(np.flatnonzero(wrong)[0])].to_dict()
+        raise ValueError(f"{name} hold a row that is not a box (a number is missing, or a maximum is below its minimum): {row}")
+    table = table.astype(dict.fromkeys(COORDINATES, float))
+    if "score" in table.columns:
+        # Ties are broken by place, never by the order of rows.
+        return table.sort_values(["score", *COORDINATES], ascending=[False, True, True, True, True], ignore_index=True)
+    return table.reset_index(drop=True)
+
+
+def _greedy_match(iou: np.ndarray, threshold: float) -> np.ndarray:
+    """Which column (reference) each row (prediction, best score first) takes; -1 for none."""
+    taken = np.full(len(iou), -1)
+    if iou.size == 0:
+        return taken
+    iou = np.where(iou >= threshold, iou, -1.0)
+    for row in range(len(iou)):
+        column = int(iou[row].argmax())
+        if iou[row, column] >= 0:
+            taken[row] = column
+            iou[:, column] = -1.0
+    return taken
+
+
+class _Matches:
+    """References and predictions matched once: what a bootstrap over images needs.
+
+    Attributes: class_names (k), n_images; per prediction: image, klass, scores, hits; n_references (n_images, k).
+    """
+
+    def __init__(self, references, predictions, iou_threshold, class_names, image_ids, keep_unreferenced=False):
+        if not 0 < iou_threshold <= 1:
+            raise ValueError(f"iou_threshold must lie in (0, 1], got {iou_threshold}")
+        if image_ids is not None:
+            image_ids = [str(image_id) for image_id in image_ids]
+            if len(set(image_ids)) != len(image_ids):
+                raise ValueError("image_ids name an image twice")
+        references = _boxes(references, "references", image_ids)
+        predictions = _boxes(predictions, "predictions", image_ids, need_score=True)
+        if image_ids is None:
+            image_ids = sorted(set(references.image_id) | set(predictions.image_id))
+        if class_names is None:
+            class_names = set(references.class_name) | (set(predictions.class_name) if keep_unreferenced else set())
+            class_names = sorted(class_names)
+        self.class_names, self.n_images = list(class_names), len(image_ids)
+        image_index = {image_id: i for i, image_id in enumerate(image_ids)}
+        class_index = {name: k for k, name in enumerate(self.class_names)}
+        references = references[references.class_name.isin(class_index)]
+        predictions = predictions[predictions.class_name.isin(class_index)].reset_index(drop=True)
+
+        self.n_references = np.zeros((self.n_images, len(self.class_names)))
+        of_reference = [references.image_id.map(image_index), references.class_name.map(class_index)]
+        np.add.at(self.n_references, tuple(np.asarray(v, dtype=int) for v in of_reference), 1)
+        self.image = np.asarray(predictions.image_id.map(image_index), dtype=int)
+        self.klass = np.asarray(predictions.class_name.map(class_index), dtype=int)
+        self.scores = predictions["score"].to_numpy(dtype=float)
+        self.hits = np.zeros(len(predictions), dtype=bool)
+
+        reference_corners = references[COORDINATES].to_numpy()
+        reference_rows = references.groupby(["image_id", "class_name"]).indices
+        prediction_corners = predictions[COORDINATES].to_numpy()
+        for key, rows in predictions.groupby(["image_id", "class_name"]).indices.items():
+            if key in reference_rows:
+                rows = np.sort(rows)  # rows are sorted by falling score
+                iou = box_iou(prediction_corners[rows], reference_corners[reference_rows[key]])
+                self.hits[rows] = _greedy_match(iou, iou_threshold) >= 0
+
+    def average_precision(self, weights: np.ndarray) -> np.ndarray:
+        """(r, k) average precision under image weights (r, n_images); NaN where a class has no reference."""
+        weights = np.asarray(weights, dtype=float)
+        result = np.full((len(weights), len(self.class_names)), np.nan)
+        referenced = weights @ self.n_references
+        for k in range(len(self.class_names)):
+            rows = np.flatnonzero(self.klass == k)  # already in order of falling score
+            there = referenced[:, k]
+            result[there > 0, k] = 0.0
+            if len(rows) == 0:
+                continue
+            scores = self.scores[rows]
+            starts = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])
+            step = max(1, _BLOCK // len(rows))
+            for first in range(0, len(weights), step):
+                block = slice(first, first + step)
+                weight = weights[block][:, self.image[rows]]
+                true = np.cumsum(np.add.reduceat(weight * self.hits[rows], starts, axis=1), axis=1)
+                said = np.cumsum(np.add.reduceat(weight, starts, axis=1), axis=1)
+                precision = np.divide(true, said, out=np.zeros_like(true), where=said > 0)
+                envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+                area = (np.diff(true, axis=1, prepend=0.0) * envelope).sum(1)
+                known = there[block] > 0
+                result[block, k][known] = area[known] / there[block][known]
+        return result
+
+    def bootstrap(self, n_resamples: int, seed: int) -> tuple[float, np.ndarray]:
+        """mAP of all images, and (n_resamples,) mAP of the resamples."""
+        if not self.class_names:
+            raise ValueError("no reference box on the evaluated images, so there is no average precision")
+        point = self.average_precision(np.ones((1, self.n_images)))
+        samples = self.average_precision(resample_counts(self.n_images, n_resamples, seed))
+        known = ~np.isnan(samples)
+        total = np.where(known, samples, 0.0).sum(1)
+        means = np.divide(total, known.sum(1), out=np.full(len(samples), np.nan), where=known.any(1))
+        return float(np.nanmean(point)), means
+
+
+def _add_whole_images(table: pd.DataFrame, image_ids: list[str], image_sizes) -> pd.DataFrame:
+    empty = [image_id for image_id in image_ids if image_id not in set(table.image_id)]
+    if image_sizes is None:
+        raise ValueError("with_no_finding needs image_sizes, the (width, height) of every image")
+    whole = _on_every_image([NO_FINDING], np.array([[0.0, 0, 1, 1]]), np.ones(1), {i: image_sizes.get(i) for i in empty})
+    return whole if table.empty else pd.concat([table, whole], ignore_index=True)
+
+
+def _pairs(references: pd.DataFrame, predictions: pd.DataFrame):
+    """For each image and class with a reference: the IoU matrix (predictions, references)."""
+    reference_corners, prediction_corners = references[COORDINATES].to_numpy(), predictions[COORDINATES].to_numpy()
+    prediction_rows = predictions.reset_index(drop=True).groupby(["image_id", "class_name"]).indices
+    for key, rows in references.reset_index(drop=True).groupby(["image_id", "class_name"]).indices.items():
+        found = np.sort(prediction_rows.get(key, np.array([], dtype=int)))
+        yield box_iou(prediction_corners[found], reference_corners[rows])
+
+
+def _matched_ious(references: pd.DataFrame, predictions: pd.DataFrame, threshold: float = 0.4) -> np.ndarray:
+    matched = []
+    for iou in _pairs(references, predictions):
+        taken = _greedy_match(iou, threshold)
+        matched.extend(iou[row, column] for row, column in enumerate(taken) if column >= 0)
+    return np.array(matched)
+
+
+def _best_ious(references: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
+    best = [iou.max(0) if len(iou) else np.zeros(iou.shape[1]) for iou in _pairs(references, predictions)]
+    return np.concatenate(best) if best else np.array([])
+
+
+def _pooled_areas(references: pd.DataFrame, predictions: pd.DataFrame, image_ids: list[str]):
+    """Per image: shared area, area of the union, and the sum of both areas, in square pixels; arrays (n images,)."""
+    areas = np.zeros((len(image_ids), 3))
+    sides = [dict(list(table.groupby("image_id")[COORDINATES])) for table in (references, predictions)]
+    for i, image_id in enumerate(image_ids):
+        a, b = (side[image_id].to_numpy() if image_id in side else np.zeros((0, 4)) for side in sides)
+        both = np.concatenate([a, b])
+        if len(both) == 0:
+            continue
+        # All box edges cut the image into cells; each cell lies wholly inside or outside every box.
+        xs, ys = np.unique(both[:, [0, 2]]), np.unique(both[:, [1, 3]])
+        cells = np.diff(ys)[:, None] * np.diff(xs)[None]
+        masks = []
+        for boxes in (a, b):
+            inside = np.zeros(cells.shape, dtype=bool)
+            for x_min, y_min, x_max, y_max in boxes:
+                columns = (xs[:-1] >= x_min) & (xs[1:] <= x_max)
+                inside |= ((ys[:-1] >= y_min) & (ys[1:] <= y_max))[:, None] & columns[None]
+            masks.append(inside)
+        areas[i] = [
+            cells[masks[0] & masks[1]].sum(),
+            cells[masks[0] | masks[1]].sum(),
+            cells[masks[0]].sum() + cells[masks[1]].sum(),
+        ]
+    return areas[:, 0], areas[:, 1], areas[:, 2]
