@@ -93,7 +93,7 @@ def merge_reader_boxes(
         iou_threshold, aspect_tolerance: The paper gives neither; table 2 pins the tolerance to [0.043, 0.165) at 0.5.
         no_finding: "box": one whole-film box with class 14 per film without a finding (table 2); "drop": no row (text).
         duplicates: Of merged boxes with the same class set in one film: "overlapping" keeps the first of those whose
-            IoU is above the threshold, "literal" keeps one per film and class set (the paper's words), "keep" keeps all.
+            IoU is above the threshold, "literal" keeps one per film and class set (the paper's words), "keep" all.
 
     Returns:
         image_id, x_min, y_min, x_max, y_max, class_names (", "-joined), class_labels (list of int), sorted by image_id.

@@ -41,9 +41,7 @@ class _OneLine(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLine(
-        prog="cliniqure", description="From a chest X-ray to a report. For teaching, not for clinical use."
-    )
+    parser = _OneLine(prog="cliniqure", description="Chest X-ray to report. For teaching, not for clinical use.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run the notebooks, one after another", allow_abbrev=False)
@@ -55,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NB.NAME=VALUE",
-        help="a parameter: 02_detect.n_epochs=3, all.seed=7",
+        help="02_detect.n_epochs=3 or all.seed=7",
     )
     run.add_argument("--from", dest="start", metavar="NN", help="first notebook; earlier ones stay as they are")
     run.add_argument("--until", metavar="NN", help="last notebook")
@@ -70,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     refresh.add_argument(
         "--run-dir",
         metavar="DIR",
-        help="take them from this finished run (default: outputs/demo, brought up to date first)",
+        help="a finished run (default: outputs/demo, brought up to date)",
     )
     refresh.set_defaults(act=_refresh)
     return parser

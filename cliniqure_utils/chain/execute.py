@@ -30,10 +30,10 @@ ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 NOISE = (
     "Executing Cell ",
     "Ending Cell ",
+    "Executing notebook",
     "Input Notebook",
     "Output Notebook",
     "Working directory",
-    "Executing notebook",
 )
 
 
@@ -72,6 +72,7 @@ def execute(
     output_path: Path,
     parameters: Mapping,
     on_kernel: Callable[[int], None] = lambda pid: None,
+    stopping: threading.Event | None = None,
 ) -> float:
     """Run a notebook from its own folder and keep the executed copy.
 
@@ -80,6 +81,7 @@ def execute(
         output_path: The executed copy, written cell by cell.
         parameters: Only these are injected.
         on_kernel: Called with the kernel's process id.
+        stopping: Set when the user has asked to stop: the kernel then ends at once, in silence.
 
     Returns:
         Peak memory of the kernel and its worker processes, in MB (resident, sampled; shared pages count twice).
@@ -95,11 +97,12 @@ def execute(
         watch.follow(pid)
         on_kernel(pid)
 
+    stopping = stopping or threading.Event()
     output_path.parent.mkdir(parents=True, exist_ok=True)
     watch = _MemoryWatch()
     braces = str.maketrans({"{": "{{", "}": "}}"})  # papermill formats its paths
     try:
-        with _log_on_screen():
+        with _log_on_screen(stopping):
             papermill.execute_notebook(
                 str(notebook.path.resolve()).translate(braces),
                 str(output_path.resolve()).translate(braces),
@@ -109,10 +112,13 @@ def execute(
                 cwd=notebook.path.resolve().parent,
                 progress_bar={"desc": notebook.name, "disable": None},  # None: no bar where there is no terminal
                 log_output=True,
-                kernel_manager_class=_kernel_manager(kernel_started),
+                kernel_manager_class=_kernel_manager(kernel_started, stopping),
             )
     except PapermillExecutionError as error:
         raise NotebookFailed(notebook.name, _failure(notebook, error)) from None
+    except KeyboardInterrupt:
+        logging.getLogger("asyncio").disabled = True  # it would report the cell that nobody waits for any more
+        raise
     except DeadKernelError:
         raise NotebookFailed(notebook.name, _dead_kernel(output_path)) from None
     finally:
@@ -136,12 +142,17 @@ def stop_kernel(pid: int, created: float) -> bool:
         return False
 
 
-def _kernel_manager(on_start: Callable[[int], None]) -> type:
+def _kernel_manager(on_start: Callable[[int], None], stopping: threading.Event) -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
 
     class ThisPython(AsyncKernelManager):
         """Starts the kernel with the running interpreter: a `python3` kernel registered elsewhere may be another."""
+
+        @default("transport_encryption")
+        def _encrypt(self):
+            return "auto"  # ipykernel prints a warning about plain TCP
 
         @property
         def kernel_spec(self):
@@ -149,6 +160,7 @@ def _kernel_manager(on_start: Callable[[int], None]) -> type:
                 argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
                 display_name="Python 3",
                 language="python",
+                metadata={"supported_encryption": ["curve"]},
             )
 
         async def start_kernel(self, **kw):
@@ -156,13 +168,19 @@ def _kernel_manager(on_start: Callable[[int], None]) -> type:
             await super().start_kernel(**kw)
             on_start(self.provisioner.pid)
 
+        async def shutdown_kernel(self, now=False, restart=False):
+            if stopping.is_set() and self.has_kernel:  # asked politely, a busy kernel answers with a traceback
+                await self.provisioner.kill()
+                now = True
+            await super().shutdown_kernel(now=now, restart=restart)
+
     return ThisPython
 
 
 class _MemoryWatch(threading.Thread):
     """Samples the resident memory of a process and its descendants."""
 
-    def __init__(self, seconds: float = 0.5):
+    def __init__(self, seconds: float = 0.25):
         super().__init__(daemon=True)
         self.peak_mb = 0.0
         self._seconds = seconds
@@ -190,7 +208,13 @@ class _MemoryWatch(threading.Thread):
 class _Screen(logging.Handler):
     """What cells print, indented, above the progress bar; papermill's own bookkeeping is left out."""
 
+    def __init__(self, stopping: threading.Event):
+        super().__init__()
+        self._stopping = stopping
+
     def emit(self, record: logging.LogRecord) -> None:
+        if self._stopping.is_set():
+            return
         text = ANSI.sub("", record.getMessage())
         if text.startswith(NOISE) or text.startswith("<Figure size"):
             return
@@ -204,10 +228,13 @@ class _Screen(logging.Handler):
 class _log_on_screen:
     """papermill's logger writes to our handler only, and is as before afterwards."""
 
+    def __init__(self, stopping: threading.Event):
+        self._stopping = stopping
+
     def __enter__(self) -> None:
         self.logger = logging.getLogger("papermill")
         self.before = (self.logger.handlers[:], self.logger.level, self.logger.propagate)
-        self.logger.handlers[:] = [_Screen()]
+        self.logger.handlers[:] = [_Screen(self._stopping)]
         self.logger.setLevel(logging.INFO)
         self.logger.propagate = False
 
@@ -223,15 +250,6 @@ def _failure(notebook: Notebook, error) -> Failure:
     number = sources.index(error.source) + 1 if error.source in sources else error.cell_index + 1
     trace = ANSI.sub("", "\n".join(error.traceback))
     own = re.findall(r"Cell In\[\d+\], line (\d+)", trace)
-    files = [found for found in re.findall(r"File (\S+?\.py):(\d+)", trace) if "ipykernel" not in found[0]]
-    raised_at = ""
-    if files:
-        place = Path(files[-1][0])
-        package = [part for part in ("site-packages", "cliniqure_utils") if part in place.parts]
-        short = (
-            Path(*place.parts[place.parts.index(package[0]) + (package[0] == "site-packages") :]) if package else place
-        )
-        raised_at = f"{short.as_posix()}, line {files[-1][1]}"
     return Failure(
         cell=number,
         n_cells=len(cells),
@@ -239,8 +257,19 @@ def _failure(notebook: Notebook, error) -> Failure:
         error=error.ename,
         message=ANSI.sub("", error.evalue)[:2000] or "(no message)",
         excerpt=_excerpt(error.source, int(own[0]) if own else None),
-        raised_at=raised_at,
+        raised_at=_raised_at(trace),
     )
+
+
+def _raised_at(trace: str) -> str:
+    """File and line of the innermost frame outside the notebook, without the folders above the package."""
+    files = [found for found in re.findall(r"File (\S+?\.py):(\d+)", trace) if "ipykernel" not in found[0]]
+    if not files:
+        return ""
+    parts = Path(files[-1][0]).parts
+    first = parts.index("site-packages") + 1 if "site-packages" in parts else 0
+    first = parts.index("cliniqure_utils") if "cliniqure_utils" in parts else first
+    return f"{'/'.join(parts[first:])}, line {files[-1][1]}"
 
 
 def _dead_kernel(output_path: Path) -> Failure:

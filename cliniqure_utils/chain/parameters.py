@@ -139,10 +139,11 @@ def read_profile(folder: str | Path, profile: str) -> dict[str, dict]:
         """YAML keeps the last of two equal keys in silence; a profile may not."""
 
     def mapping(loader, node, deep=False):
-        keys = [key.value for key, _ in node.value]
-        for key, key_node in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} is there twice", key_node[0].start_mark)
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+            seen.add(key.value)
         return yaml.SafeLoader.construct_mapping(loader, node, deep)
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)

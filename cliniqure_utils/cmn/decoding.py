@@ -223,8 +223,7 @@ def beam_search(
         if log_softmax or t > 0:
             chances = chances.log_softmax(dim=-1)
         if t > 0:
-            if not log_softmax or temperature != 1:
-                chances = (chances / temperature).log_softmax(dim=-1)
+            chances = (chances / temperature).log_softmax(dim=-1)
             if decoding_constraint:
                 chances.scatter_(2, newest[:, :, None], -math.inf)
         if return_logprobs:
@@ -244,9 +243,7 @@ def beam_search(
             for row, beam in ended.nonzero().tolist():
                 score = totals[row][beam] if rescore is None else rescore(t + 1, totals[row][beam])
                 stored[images[row]].append((score, words[row, beam].clone(), origins[row, beam].clone()))
-            best_stored[active] = torch.maximum(
-                best_stored[active], sums.masked_fill(~ended, -math.inf).amax(dim=1)
-            )
+            best_stored[active] = torch.maximum(best_stored[active], sums.masked_fill(~ended, -math.inf).amax(dim=1))
             sums = sums - FINISHED * ended
         if last:
             break

@@ -106,10 +106,10 @@ class SharedMemory(nn.Module):
             return self._project()
         # In-place changes raise a tensor's version, moves change its address.
         parts = (self.slots, self.key.weight, self.key.bias, self.value.weight, self.value.bias)
-        mark = tuple((part.data_ptr(), part._version) for part in parts)
+        mark = [(id(part), part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts]
         if self._kept is None or self._kept[0] != mark:
-            self._kept = (mark, *self._project())
-        return self._kept[1:]
+            self._kept = (mark, parts, self._project())  # the parts too: while they live, no other tensor has their id
+        return self._kept[2]
 
     def _project(self) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (len(self.slots), self.heads, -1)

@@ -33,9 +33,11 @@ _NUMBERING = (
     *((f". {number}. ", ". ") for number in range(2, 6)),
     *((f" {number}. ", ". ") for number in range(2, 6)),
 )
-# Deleted inside a sentence. The run from ":" to "[" is a range of the published pattern, hence ; < = > ? @ but not the
-# hyphen; "]" "{" and "}" follow it. (Upper case letters lie in the range too, but the text is lower case by then.)
-_DELETED = str.maketrans("", "", "\"/\\'" + ".,?;*!%^&_+()" + ":;<=>?@[" + "]{}")
+# Deleted before a sentence is stripped of blanks ('" a' becomes 'a'), and after (". a" keeps its blank). In the second
+# set the run from ":" to "[" is a range of the published pattern, hence ; < = > ? @ but not the hyphen. (Upper case
+# letters lie in that range too, but the text is lower case by then.)
+_QUOTES = str.maketrans("", "", "\"/\\'")
+_SIGNS = str.maketrans("", "", ".,?;*!%^&_+()" + ":;<=>?@[" + "]{}")
 
 
 class Tokenizer:
@@ -153,15 +155,7 @@ def clean(text: str, dataset: str = "mimic_cxr") -> str:
     for old, new in _NUMBERING:
         text = text.replace(old, new)
     sentences = text.strip().lower().split(". ")
-    # Blanks are stripped before characters are deleted, so ". a" keeps its blank.
-    return " . ".join(_strip_quotes(sentence).strip().translate(_DELETED) for sentence in sentences) + " ."
-
-
-def _strip_quotes(sentence: str) -> str:
-    """Quotes and slashes go before the blanks are stripped: '" a' becomes 'a'."""
-    for mark in "\"/\\'":
-        sentence = sentence.replace(mark, "")
-    return sentence
+    return " . ".join(sentence.translate(_QUOTES).strip().translate(_SIGNS) for sentence in sentences) + " ."
 
 
 def to_prose(text: str) -> str:

@@ -53,7 +53,8 @@ class Anatomy:
         points, point_label, point_depth, point_wall: places inside the lungs and the field, int (n, 3) with their lobe
             and distances in mm; lesions are placed on one of them.
         lung_box: "left", "right" -> slices around that lung.
-        organ_box: HEART, AORTA -> slices around it.
+        organ_box: HEART, AORTA -> slices around that organ.
+        volumes: float32 (2, depth, height, width): soft and bone, which are views of it.
     """
 
     source: str
@@ -73,8 +74,11 @@ class Anatomy:
     point_wall: np.ndarray = field(init=False)
     lung_box: dict[str, tuple[slice, ...]] = field(init=False)
     organ_box: dict[int, tuple[slice, ...]] = field(init=False)
+    volumes: np.ndarray = field(init=False)
 
     def __post_init__(self):
+        self.volumes = np.stack([self.soft, self.bone])
+        self.soft, self.bone = self.volumes  # views: the projection takes both in one piece
         lungs = is_lung(self.label)
         in_body = (self.soft > 0.3).sum(0) + 1
         thickness = lungs.sum(0)
@@ -100,6 +104,10 @@ class Anatomy:
     def shape(self) -> tuple[int, int, int]:
         """(depth, height, width) in voxels."""
         return self.soft.shape
+
+    def mm(self, name: str, slices: tuple[slice, ...]) -> np.ndarray:
+        """One of the distance maps ("depth", "wall", ...) on a part of the volume, float32 in mm."""
+        return getattr(self, name)[slices] * np.float32(HALF_MM)
 
     def lung(self, side: str, slices: tuple[slice, ...]) -> np.ndarray:
         """bool mask of the "left" or "right" lung, in the given part of the volume."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from cliniqure_utils.cohort.anatomy import AORTA, HALF_MM, HEART, LOBES, Anatomy, is_lung
+from cliniqure_utils.cohort.anatomy import AORTA, HEART, LOBES, Anatomy
 from cliniqure_utils.cohort.projection import sigmoid, smooth_noise
 
 SOLID = 1.05  # density of tumour, fluid or airless lung
@@ -44,14 +44,14 @@ def nodule(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list
     """One to three round, solid nodules or masses (above 30 mm in diameter)."""
     lesions = []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        radius = rng.uniform(8, 13) if rng.random() < 0.5 else rng.uniform(13, 24)
+        radius = rng.uniform(9, 14) if rng.random() < 0.5 else rng.uniform(14, 25)
         place = _place(anatomy, rng, anatomy.point_depth > max(6.0, 0.5 * radius))
         stretch = rng.uniform(0.88, 1.12, 3)
         slices, distance = _ellipsoid(anatomy, place, radius * stretch, reach=1.4)
         distance = distance + 0.11 * smooth_noise(distance.shape, 7.5 / anatomy.spacing, rng, 2)
         edge = sigmoid((1 - distance) * 14) * (soft[slices] < 0.9)
         lesions.append(
-            Lesion("Nodule/Mass", slices, (1.15 - soft[slices]) * edge, None, _side(anatomy, place), 2 * radius)
+            Lesion("Nodule/Mass", slices, (1.25 - soft[slices]) * edge, None, _side(anatomy, place), 2 * radius)
         )
     return lesions
 
@@ -59,15 +59,15 @@ def nodule(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list
 def consolidation(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
     """Dense airspace filling that stops at the border of its lobe, with air still in the larger bronchi."""
     place, lobe = _lobe_place(anatomy, rng, 8)
-    radii = rng.uniform(32, 52, 3)
+    radii = rng.uniform(36, 56, 3) * [1.3, 1, 1]
     slices, distance = _ellipsoid(anatomy, place, radii, reach=1.4)
     ragged = smooth_noise(distance.shape, 21 / anatomy.spacing, rng, 3)
     inside = ndimage.gaussian_filter((anatomy.label[slices] == lobe).astype(np.float32), 1.2)
     weight = sigmoid((1 - distance + 0.25 * ragged) * 8) * inside
     bronchi = np.exp(-((smooth_noise(distance.shape, 12 / anatomy.spacing, rng) / 0.12) ** 2))
-    amplitude = rng.uniform(0.85, 1.0)
-    change = amplitude * np.clip(SOLID - soft[slices], 0, 1) * weight * (1 - 0.6 * bronchi)
-    return [Lesion("Consolidation", slices, change, None, _side(anatomy, place), float(radii.mean() - 32) / 20)]
+    amplitude = rng.uniform(0.95, 1.1)
+    change = amplitude * np.clip(SOLID - soft[slices], 0, 1) * weight * (1 - 0.5 * bronchi)
+    return [Lesion("Consolidation", slices, change, None, _side(anatomy, place), _share(radii[1:].mean(), 36, 56))]
 
 
 def infiltration(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
@@ -79,18 +79,18 @@ def infiltration(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -
     patches = np.clip(1.6 * smooth_noise(distance.shape, 11 / anatomy.spacing, rng, 2) - 0.35, 0, 1.3)
     weight = sigmoid((1 - distance) * 6) * patches * anatomy.lung(side, slices)
     change = rng.uniform(0.6, 0.85) * np.clip(SOLID - soft[slices], 0, 1) * weight
-    return [Lesion("Infiltration", slices, change, None, side, float(radii.mean() - 42) / 24)]
+    return [Lesion("Infiltration", slices, change, None, side, _share(radii[1:].mean(), 42, 66))]
 
 
 def opacity(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
     """A homogeneous haze without a sharp border, through which vessels are still seen."""
     place, _ = _lobe_place(anatomy, rng, 12)
-    radii = rng.uniform(34, 54, 3)
+    radii = rng.uniform(36, 56, 3) * [1.3, 1, 1]
     slices, distance = _ellipsoid(anatomy, place, radii, reach=1.5)
     side = _side(anatomy, place)
     weight = np.exp(-((distance / 0.85) ** 4)) * anatomy.lung(side, slices)
-    change = rng.uniform(0.36, 0.5) * np.clip(SOLID - soft[slices], 0, 1) * weight
-    return [Lesion("Lung Opacity", slices, change, None, side, float(radii.mean() - 34) / 20)]
+    change = rng.uniform(0.48, 0.65) * np.clip(SOLID - soft[slices], 0, 1) * weight
+    return [Lesion("Lung Opacity", slices, change, None, side, _share(radii[1:].mean(), 36, 56))]
 
 
 def atelectasis(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
@@ -111,7 +111,7 @@ def atelectasis(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) ->
     taper = thickness * (1.05 - np.clip(distance, 0, 1))
     weight = sigmoid((taper - bands) / 0.9) * sigmoid((1 - distance) * 10) * anatomy.lung(side, slices)
     change = np.clip(SOLID - soft[slices], 0, 1.1) * weight
-    return [Lesion("Atelectasis", slices, change, None, side, (thickness - 4.5) / 3.5)]
+    return [Lesion("Atelectasis", slices, change, None, side, _share(thickness, 4.5, 8.0))]
 
 
 def effusion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
@@ -123,7 +123,7 @@ def effusion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> li
         rows = np.flatnonzero(lung.any((0, 2)))
         extent = rng.uniform(0, 1)
         level = rows[-1] - (72 + 70 * extent) / anatomy.spacing
-        climb = 30 / anatomy.spacing * np.exp(-anatomy.wall[slices] * np.float32(HALF_MM / 9))
+        climb = 30 / anatomy.spacing * np.exp(-anatomy.mm("wall", slices) / 9)
         height = np.arange(lung.shape[1], dtype=np.float32)[None, :, None]
         filled = sigmoid((height - (level - climb)) * (anatomy.spacing / 1.8))
         change = np.clip(SOLID - soft[slices], 0, 1.1) * _soft_mask(lung) * filled
@@ -140,7 +140,7 @@ def pneumothorax(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -
     widest, fall = 28 + 34 * extent, rng.uniform(0.85, 1.4)
     down = np.linspace(0, 1, lung.shape[1], dtype=np.float32)[None, :, None]
     width = widest * np.clip(1 - fall * down, 0, 1) + 4 + 2 * smooth_noise(lung.shape, 45 / anatomy.spacing, rng)
-    wall = anatomy.wall[slices] * np.float32(HALF_MM)
+    wall = anatomy.mm("wall", slices)
     air = lung & (wall < width)
     edge = np.exp(-(((wall - width - 1.2) / 1.1) ** 2)) * lung
     part = soft[slices]
@@ -166,7 +166,7 @@ def fibrosis(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> li
         uneven = np.clip(0.75 + 0.6 * smooth_noise(lung.shape, 38 / anatomy.spacing, rng), 0, 1.4)
         amplitude = rng.uniform(0.7, 0.95)
         change = amplitude * np.clip(SOLID - soft[slices], 0, 1) * np.clip(strands * region * uneven, 0, 1.1) * lung
-        lesions.append(Lesion("Pulmonary fibrosis", slices, change, None, side, (amplitude - 0.7) / 0.25))
+        lesions.append(Lesion("Pulmonary fibrosis", slices, change, None, side, _share(amplitude, 0.7, 0.95)))
     return lesions
 
 
@@ -178,10 +178,10 @@ def interstitial(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -
         slices = anatomy.lung_box[side]
         lung = anatomy.lung(side, slices)
         lines = np.exp(-((smooth_noise(lung.shape, mesh / anatomy.spacing, rng) / 0.5) ** 2))
-        surface = 0.35 + 0.65 * np.exp(-anatomy.depth[slices] * np.float32(HALF_MM / 18))
+        surface = 0.35 + 0.65 * np.exp(-anatomy.mm("depth", slices) / 18)
         uneven = np.clip(0.75 + 0.45 * smooth_noise(lung.shape, 38 / anatomy.spacing, rng), 0, 1.3)
         change = amplitude * np.clip(SOLID - soft[slices], 0, 1) * lines * surface * uneven * lung
-        lesions.append(Lesion("ILD", slices, change, None, side, (amplitude - 0.6) / 0.3))
+        lesions.append(Lesion("ILD", slices, change, None, side, _share(amplitude, 0.6, 0.9)))
     return lesions
 
 
@@ -190,36 +190,34 @@ def enlarged_heart(anatomy: Anatomy, soft: np.ndarray, growth: float) -> Lesion:
 
     Every patient has some growth; whether that is cardiomegaly is decided by measuring the projected heart.
     """
-    heart = anatomy.label == HEART
-    around = ndimage.find_objects(heart.astype(np.uint8))[0]
+    around = anatomy.organ_box[HEART]
     margin = int((growth + 6) / anatomy.spacing)
     slices = tuple(
         slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(around, anatomy.shape, strict=True)
     )
-    heart = heart[slices]
+    heart = anatomy.label[slices] == HEART
     across = np.arange(heart.shape[2])
     middle = float((heart.sum((0, 1)) * across).sum() / heart.sum())
     limit = growth * (0.55 + 0.45 * sigmoid((across - middle) * anatomy.spacing / 6))[None, None]
-    distance = anatomy.heart_distance[slices] * np.float32(HALF_MM)
+    distance = anatomy.mm("heart_distance", slices)
     rim = sigmoid((limit - distance) / 1.0) * ((soft[slices] < 0.85) & ~heart)
     change = np.clip(SOLID - soft[slices], 0, 1.1) * rim
     outline = (heart | (rim > 0.5)).astype(np.float32)
     return Lesion("Cardiomegaly", slices, change.astype(np.float32), outline, "midline", growth)
 
 
-def enlarged_aorta(anatomy: Anatomy, soft: np.ndarray, growth: float) -> Lesion:
+def enlarged_arch(anatomy: Anatomy, soft: np.ndarray, growth: float) -> Lesion:
     """The upper aorta thickened by `growth` mm all round; measured after projection like the heart."""
-    aorta = anatomy.label == AORTA
-    around = ndimage.find_objects(aorta.astype(np.uint8))[0]
+    around = anatomy.organ_box[AORTA]
     margin = int((growth + 6) / anatomy.spacing)
-    arch_rows = slice(around[1].start, min(around[1].stop, around[1].start + int(48 / anatomy.spacing)))
+    arch_rows = slice(around[1].start, min(around[1].stop, around[1].start + int(40 / anatomy.spacing)))
     changed_rows = slice(around[1].start, min(around[1].stop, around[1].start + int(85 / anatomy.spacing)))
     slices = tuple(
         slice(max(0, s.start - margin), min(n, s.stop + margin))
         for s, n in zip((around[0], changed_rows, around[2]), anatomy.shape, strict=True)
     )
-    aorta = aorta[slices]
-    distance = anatomy.aorta_distance[slices] * np.float32(HALF_MM)
+    aorta = anatomy.label[slices] == AORTA
+    distance = anatomy.mm("aorta_distance", slices)
     rim = sigmoid((growth - distance) / 0.8) * ((soft[slices] < 0.85) & ~aorta)
     change = np.clip(SOLID - soft[slices], 0, 1.1) * rim
     outline = (aorta | (rim > 0.5)).astype(np.float32)
@@ -227,25 +225,19 @@ def enlarged_aorta(anatomy: Anatomy, soft: np.ndarray, growth: float) -> Lesion:
     return Lesion("Aortic enlargement", slices, change.astype(np.float32), outline, "midline", growth)
 
 
-# Lesions of the lungs and pleura; heart and aorta are grown and measured for every patient.
+# Lesions of the lungs and pleura, in the order in which they are put in: air first, fluid last, so that later ones fill
+# what earlier ones left. Heart and aorta are grown and measured for every patient.
 MAKERS: dict[str, Callable[[Anatomy, np.ndarray, np.random.Generator], list[Lesion]]] = {
-    "Atelectasis": atelectasis,
-    "Consolidation": consolidation,
+    "Pneumothorax": pneumothorax,
     "ILD": interstitial,
-    "Infiltration": infiltration,
+    "Pulmonary fibrosis": fibrosis,
     "Lung Opacity": opacity,
+    "Infiltration": infiltration,
+    "Consolidation": consolidation,
+    "Atelectasis": atelectasis,
     "Nodule/Mass": nodule,
     "Pleural effusion": effusion,
-    "Pneumothorax": pneumothorax,
-    "Pulmonary fibrosis": fibrosis,
 }
-
-
-def lung_mask(anatomy: Anatomy) -> tuple[np.ndarray, tuple[slice, ...]]:
-    """Both lungs as float32 on the smallest box around them, for measuring the chest's width."""
-    boxes = anatomy.lung_box.values()
-    slices = tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
-    return is_lung(anatomy.label[slices]).astype(np.float32), slices
 
 
 def _place(anatomy: Anatomy, rng: np.random.Generator, allowed: np.ndarray) -> np.ndarray:
@@ -273,10 +265,13 @@ def _ellipsoid(anatomy: Anatomy, place, radii_mm, reach: float) -> tuple[tuple[s
     """Slices around an ellipsoid and the distance from its centre there (1 on its surface), float32."""
     slices = anatomy.box_around(place, np.asarray(radii_mm) * reach)
     radii = np.broadcast_to(radii_mm, 3) / anatomy.spacing
-    squares = [
-        ((g - c) / r).astype(np.float32) ** 2 for g, c, r in zip(np.ogrid[slices], place, radii, strict=True)
-    ]
+    squares = [((g - c) / r).astype(np.float32) ** 2 for g, c, r in zip(np.ogrid[slices], place, radii, strict=True)]
     return slices, np.sqrt(squares[0] + squares[1] + squares[2])
+
+
+def _share(value: float, low: float, high: float) -> float:
+    """Where a value lies between two limits, 0 to 1."""
+    return float(np.clip((value - low) / (high - low), 0, 1))
 
 
 def _side(anatomy: Anatomy, place: np.ndarray) -> str:

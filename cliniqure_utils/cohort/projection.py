@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from cliniqure_utils.cohort.anatomy import Anatomy
+from cliniqure_utils.cohort.anatomy import HEART, Anatomy
 
 SOURCE_DISTANCE = 1800.0  # mm from X-ray tube to detector, the usual distance of a standing chest film
 AIR_GAP = 30.0  # mm between chest and detector
@@ -60,7 +60,7 @@ class Geometry:
 
         self.anatomy, self.n_grid = anatomy, n_grid
         spread = 1.0 if vary else 0.0
-        normal = rng.standard_normal(20) * spread
+        normal = rng.standard_normal(8) * spread
         # The CT was taken lying down; a standing chest is taller.
         scale = np.array([1.0, 1.12, 1.0]) * np.exp(0.04 * normal[0:3] + 0.03 * normal[3])
         pitch, yaw, roll = np.deg2rad(normal[4:7] * [2.5, 3.5, 1.6])
@@ -69,7 +69,13 @@ class Geometry:
         top_margin = 5.0 + spread * rng.uniform(-5, 7)  # mm of the volume above the upper edge of the film
         breath = -6.0 + spread * rng.uniform(-16, 12)  # mm by which the diaphragm moves; negative: deeper breath
 
+        squeeze = 0.18 + spread * rng.uniform(-0.05, 0.05)  # by which the heart is narrower than in the CT
+
         extent = np.array(anatomy.shape) * anatomy.spacing
+        heart_middle = [
+            float((s.start + s.stop) / 2 * anatomy.spacing - e / 2)
+            for s, e in zip(anatomy.organ_box[HEART][1:], extent[1:], strict=True)
+        ]
         self.n_steps = int(extent[0] / STEP)
         # Positions are worked out on a coarse lattice and enlarged: they change slowly.
         n_coarse, d_coarse = max(20, n_grid // 8), max(10, self.n_steps // 4)
@@ -93,6 +99,9 @@ class Geometry:
                 amplitude, dtype=torch.float32
             )
         p = p + bend
+        # Standing and breathing in, the heart hangs narrower than in the CT: squeeze its surroundings sideways.
+        across, along = p[..., 2] - heart_middle[1], p[..., 1] - heart_middle[0]
+        p[..., 2] += squeeze * across * torch.exp(-(across**2 + along**2) / (2 * 75.0**2))
         p[..., 1] += float(breath) * torch.sigmoid((p[..., 1] - 10) / 22)
 
         coarse = torch.stack([p[..., 2] / extent[2], p[..., 1] / extent[1], p[..., 0] / extent[0]]) * 2

@@ -1,31 +1,37 @@
 """Reports and clinical context for simulated films: a small grammar of our own in a radiologist's style.
 
-Sentence forms are general knowledge of how chest reports are worded; none is taken from a real report. For teaching,
-not for clinical use.
+Sentence forms are general knowledge of how chest reports are worded; none is taken from a real report. Fewer than 400
+different words, so that a small model can learn them. For teaching, not for clinical use.
 """
 
 import numpy as np
 
-# Per finding: sentences for the findings section ({side}: left, right or bilateral; {zone}: upper, mid or lower;
-# {size}: small, moderate or large), and phrases for the impression.
-FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+from cliniqure_utils.vindr import FINDINGS
+
+# Per finding: sentences for the findings section and phrases for the impression. {place}: "the left upper zone", "both
+# upper zones", "the left upper and right lower zones". {where}: the same before a noun. {side}: left, right or
+# bilateral. {size}: small, moderate or large.
+Forms = tuple[tuple[str, ...], tuple[str, ...]]
+FORMS: dict[str, Forms] = {
     "Aortic enlargement": (
         (
             "The aortic arch is enlarged.",
             "There is aortic enlargement.",
             "The thoracic aorta is dilated and tortuous.",
             "The aortic knob is prominent, in keeping with aortic enlargement.",
+            "Enlarged and tortuous thoracic aorta.",
         ),
         ("aortic enlargement", "dilated thoracic aorta"),
     ),
     "Atelectasis": (
         (
-            "There is {side} {zone} zone atelectasis.",
-            "A plate of atelectasis crosses the {side} {zone} zone.",
-            "Band-like {side} {zone} zone density consistent with atelectasis.",
-            "Volume loss in the {side} {zone} zone, consistent with atelectasis.",
+            "There is atelectasis in {place}.",
+            "Linear atelectasis is seen in {place}.",
+            "Plate-like atelectasis crosses {place}.",
+            "Band-like density in {place} consistent with atelectasis.",
+            "{Where} atelectasis.",
         ),
-        ("{side} {zone} zone atelectasis", "atelectasis in the {side} lung"),
+        ("{where} atelectasis", "atelectasis in {place}"),
     ),
     "Cardiomegaly": (
         (
@@ -33,53 +39,72 @@ FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "There is cardiomegaly.",
             "The cardiac silhouette is enlarged.",
             "Cardiomegaly with an increased cardiothoracic ratio.",
+            "Enlarged cardiac silhouette.",
         ),
         ("cardiomegaly", "enlarged heart"),
     ),
     "Consolidation": (
         (
-            "There is consolidation in the {side} {zone} zone.",
-            "Dense {side} {zone} zone consolidation.",
-            "Homogeneous airspace consolidation is seen in the {side} {zone} zone.",
-            "The {side} {zone} zone shows {size} consolidation.",
+            "There is consolidation in {place}.",
+            "Dense {where} consolidation with air bronchograms.",
+            "Airspace consolidation is seen in {place}.",
+            "Homogeneous {where} consolidation.",
+            "{Size} area of consolidation in {place}.",
         ),
-        ("{side} {zone} zone consolidation", "consolidation of the {side} lung"),
+        ("{where} consolidation", "consolidation in {place}"),
     ),
     "ILD": (
         (
             "There is a diffuse reticular interstitial pattern in both lungs.",
             "Fine reticular markings throughout both lungs suggest interstitial lung disease.",
-            "Bilateral interstitial lung disease with a fine net-like pattern.",
-            "Diffusely increased interstitial markings bilaterally.",
+            "Diffuse interstitial lung disease with a fine reticular pattern.",
+            "Diffusely increased interstitial markings in both lungs.",
+            "Reticular interstitial changes throughout both lungs.",
         ),
-        ("interstitial lung disease", "diffuse interstitial lung disease in both lungs"),
+        ("interstitial lung disease", "diffuse interstitial lung disease"),
     ),
     "Infiltration": (
         (
-            "There is patchy infiltration in the {side} {zone} zone.",
-            "Ill-defined infiltrates in the {side} {zone} zone.",
-            "Patchy infiltrates are seen in the {side} {zone} zone.",
-            "The {side} {zone} zone shows {size} patchy infiltration.",
+            "There is patchy infiltration in {place}.",
+            "Ill-defined infiltrates in {place}.",
+            "Patchy infiltrates are seen in {place}.",
+            "Patchy {where} infiltration.",
+            "{Size} area of patchy infiltration in {place}.",
         ),
-        ("{side} {zone} zone infiltration", "infiltrates in the {side} lung"),
+        ("{where} infiltration", "patchy infiltrates in {place}"),
     ),
     "Lung Opacity": (
         (
-            "There is a hazy opacity in the {side} {zone} zone.",
-            "A {size} opacity projects over the {side} {zone} zone.",
-            "Vague {side} {zone} zone opacity.",
-            "A faint lung opacity is seen in the {side} {zone} zone.",
+            "There is hazy opacity in {place}.",
+            "Hazy opacity projects over {place}.",
+            "Vague {where} opacity.",
+            "Faint opacity is seen in {place}.",
+            "{Size} hazy opacity in {place}.",
         ),
-        ("{side} {zone} zone opacity", "opacity in the {side} lung"),
+        ("{where} opacity", "hazy opacity in {place}"),
     ),
+    "Pulmonary fibrosis": (
+        (
+            "There is pulmonary fibrosis in {place}.",
+            "Coarse fibrotic strands in {place}.",
+            "Fibrotic changes are seen in {place}.",
+            "{Where} fibrosis with coarse strands.",
+            "Coarse scarring and fibrosis in {place}.",
+        ),
+        ("{where} pulmonary fibrosis", "fibrotic changes in {place}"),
+    ),
+}
+# Things that are counted need a form for one and a form for several.
+ONE: dict[str, Forms] = {
     "Nodule/Mass": (
         (
-            "There is a {size} nodule in the {side} {zone} zone.",
-            "A rounded nodule projects over the {side} {zone} zone.",
-            "A well-defined {side} {zone} zone nodule or mass.",
-            "The {side} {zone} zone contains a {size} round mass.",
+            "There is a rounded {noun} in {place}.",
+            "A well-defined {noun} projects over {place}.",
+            "Solitary {where} {noun}.",
+            "A {where} {noun} is seen.",
+            "A round {noun} is present in {place}.",
         ),
-        ("{side} {zone} zone nodule or mass", "nodule or mass in the {side} lung"),
+        ("{where} {noun}", "{noun} in {place}"),
     ),
     "Pleural effusion": (
         (
@@ -87,6 +112,7 @@ FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "A {size} {side} pleural effusion blunts the costophrenic angle.",
             "{Size} {side} pleural effusion with a meniscus.",
             "The {side} costophrenic angle is blunted by a {size} pleural effusion.",
+            "{Size} {side} pleural effusion.",
         ),
         ("{size} {side} pleural effusion", "{side} pleural effusion"),
     ),
@@ -95,44 +121,76 @@ FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "There is a {size} {side} pneumothorax.",
             "A {side} pneumothorax is present with a visible pleural line.",
             "{Size} {side} pneumothorax.",
-            "Air in the {side} pleural space, a {size} pneumothorax.",
+            "Air in the {side} pleural space consistent with a {size} pneumothorax.",
+            "{Size} {side} pneumothorax with partial collapse of the lung.",
         ),
         ("{size} {side} pneumothorax", "{side} pneumothorax"),
     ),
-    "Pulmonary fibrosis": (
+}
+SEVERAL: dict[str, Forms] = {
+    "Nodule/Mass": (
         (
-            "There is pulmonary fibrosis in the {side} {zone} zone.",
-            "Coarse fibrotic strands in the {side} {zone} zone.",
-            "Fibrotic changes are seen in the {side} {zone} zone.",
-            "The {side} {zone} zone shows pulmonary fibrosis.",
+            "There are rounded {noun} in {place}.",
+            "Several well-defined {noun} project over {place}.",
+            "Multiple {where} {noun}.",
+            "Multiple {noun} are seen in {place}.",
         ),
-        ("{side} {zone} zone pulmonary fibrosis", "fibrotic changes in the {side} lung"),
+        ("{where} {noun}", "multiple {noun} in {place}"),
+    ),
+    "Pleural effusion": (
+        (
+            "There are {size} bilateral pleural effusions.",
+            "{Size} bilateral pleural effusions blunt both costophrenic angles.",
+            "Bilateral pleural effusions, {size} in size.",
+            "{Size} bilateral pleural effusions.",
+        ),
+        ("{size} bilateral pleural effusions", "bilateral pleural effusions"),
     ),
 }
 
-# Normal statements, each with the findings that must be absent for it to be true.
-HEART_NORMAL = ("The heart size is normal.", "The cardiac silhouette is normal in size.", "Normal heart size.")
-AORTA_NORMAL = ("The aorta is unremarkable.", "The mediastinal contours are normal.", "Normal aortic contour.")
-LUNGS_CLEAR = ("The lungs are clear.", "Both lungs are clear.", "The lungs are well expanded and clear.")
-LUNGS = ("Atelectasis", "Consolidation", "ILD", "Infiltration", "Lung Opacity", "Nodule/Mass", "Pulmonary fibrosis")
-NEGATIONS = {  # finding -> how it is called after "no"
+# Normal statements; each is used only where it is true.
+HEART_NORMAL = (
+    "The heart size is normal.",
+    "The cardiac silhouette is normal in size.",
+    "Normal heart size.",
+    "The heart is not enlarged.",
+)
+AORTA_NORMAL = ("The aorta is unremarkable.", "Normal aortic contour.", "The thoracic aorta is normal.")
+HEART_AND_AORTA_NORMAL = (
+    "The cardiomediastinal silhouette is normal.",
+    "The heart and mediastinum are unremarkable.",
+)
+LUNGS_CLEAR = (
+    "The lungs are clear.",
+    "Both lungs are clear.",
+    "The lungs are well expanded and clear.",
+    "The lung fields are clear.",
+)
+LUNGS = (
+    "Atelectasis", "Consolidation", "ILD", "Infiltration", "Lung Opacity", "Nodule/Mass", "Pleural effusion",
+    "Pneumothorax", "Pulmonary fibrosis",
+)  # fmt: skip
+DENIED = {  # finding -> what a report calls it when it says that it is not there
     "Pleural effusion": "pleural effusion",
     "Pneumothorax": "pneumothorax",
     "Consolidation": "consolidation",
     "Nodule/Mass": "nodule",
 }
+DENIALS = ("There is no {}.", "No {}.", "No evidence of {}.", "No {} is seen.")
 BONES = (
     "The bones are intact.",
     "No acute bony abnormality.",
-    "The visible skeleton is unremarkable.",
+    "The visible bones are unremarkable.",
     "The osseous structures are unremarkable.",
 )
 NORMAL_IMPRESSION = (
     "No acute cardiopulmonary abnormality.",
     "Normal chest radiograph.",
-    "No abnormality of heart or lungs.",
+    "No abnormality of the heart or lungs.",
     "No active disease in the chest.",
+    "No acute disease.",
 )
+IMPRESSION_ENDS = ("", "", "", " Clinical correlation is advised.", " Follow-up is advised.")
 
 SYMPTOMS = {
     "Aortic enlargement": ("high blood pressure", "chest discomfort", "back pain"),
@@ -154,101 +212,112 @@ INDICATIONS = {
     "weight loss": "unexplained weight loss",
     "swollen ankles": "suspected heart failure",
     "high blood pressure": "hypertension work-up",
+    "coughing up blood": "coughing up blood",
+    "recent surgery": "after surgery",
+    "shortness of breath": "shortness of breath",
+    "shortness of breath on exertion": "shortness of breath on exertion",
+    "dry cough": "chronic cough",
 }
+ROUTINE = ("routine examination", "pre-employment check", "before surgery")
+
+MASS_MM = 30.0  # above this diameter a nodule is called a mass (Hansell et al. 2008, doi 10.1148/radiol.2462070712)
 
 
-def write_report(findings: list[dict], size: int, rng: np.random.Generator) -> dict[str, str]:
+def write_report(findings: list[dict], rng: np.random.Generator) -> dict[str, str]:
     """Findings and impression of one film.
 
     Args:
-        findings: True boxes: class_name, x_min ... y_max, side, zone. Empty for a normal film.
-        size: Side of the film in pixels; box areas are judged against it.
+        findings: True boxes as `film.Film.findings` holds them (class_name, side, zone, extent). Empty: a normal film.
         rng: Generator of this film's report.
 
     Returns:
-        findings, impression, text (both joined by a blank). Never denies a finding that is there.
+        findings, impression, text (both joined by a blank). Names every finding that is there, denies none of them.
     """
-    present = _describe(findings, size)
-    sentences = [_fill(rng.choice(FORMS[name][0]), place) for name, place in present]
+    groups = {name: [f for f in findings if f["class_name"] == name] for name in FINDINGS}
+    present = {name: _describe(name, group) for name, group in groups.items() if group}
+    sentences, phrases = [], []
+    for name, words in present.items():
+        forms = FORMS.get(name) or (SEVERAL if words["several"] and name in SEVERAL else ONE)[name]
+        sentences.append(_choose(rng, forms[0]).format(**words))
+        phrases.append(_choose(rng, forms[1]).format(**words))
     rng.shuffle(sentences)
-    names = {name for name, _ in present}
 
     normal = []
-    if "Cardiomegaly" not in names:
-        normal.append(rng.choice(HEART_NORMAL))
-    if "Aortic enlargement" not in names and rng.random() < 0.6:
-        normal.append(rng.choice(AORTA_NORMAL))
-    if not names & set(LUNGS):
-        normal.append(rng.choice(LUNGS_CLEAR))
-    absent = [text for name, text in NEGATIONS.items() if name not in names]
-    kept = [text for text in absent if rng.random() < 0.75] or absent[:1]
-    if kept:
-        listed = kept[0] if len(kept) == 1 else ", ".join(kept[:-1]) + " or " + kept[-1]
-        normal.append(rng.choice(["There is no {}.", "No {}.", "No evidence of {}."]).format(listed))
+    if "Cardiomegaly" not in present and "Aortic enlargement" not in present and rng.random() < 0.3:
+        normal.append(_choose(rng, HEART_AND_AORTA_NORMAL))
+    else:
+        if "Cardiomegaly" not in present:
+            normal.append(_choose(rng, HEART_NORMAL))
+        if "Aortic enlargement" not in present and rng.random() < 0.6:
+            normal.append(_choose(rng, AORTA_NORMAL))
+    if not set(present) & set(LUNGS):
+        normal.append(_choose(rng, LUNGS_CLEAR))
+    absent = [words for name, words in DENIED.items() if name not in present]
+    denied = [words for words in absent if rng.random() < 0.7] or absent[:1]
+    if denied:
+        listed = denied[0] if len(denied) == 1 else ", ".join(denied[:-1]) + " or " + denied[-1]
+        normal.append(_choose(rng, DENIALS).format(listed))
     if rng.random() < 0.5:
-        normal.append(rng.choice(BONES))
+        normal.append(_choose(rng, BONES))
     # Most readers begin with what is wrong; some follow the anatomy from the heart outwards.
     ordered = sentences + normal if rng.random() < 0.7 else normal[:1] + sentences + normal[1:]
 
-    if not present:
-        impression = str(rng.choice(NORMAL_IMPRESSION))
+    if present:
+        impression = ", ".join(phrases[:-1]) + (" and " if len(phrases) > 1 else "") + phrases[-1] + "."
+        impression = impression[0].upper() + impression[1:] + _choose(rng, IMPRESSION_ENDS)
     else:
-        phrases = [_fill(rng.choice(FORMS[name][1]), place) for name, place in present]
-        impression = ", ".join(phrases) + "."
-        impression = impression[0].upper() + impression[1:]
-    text = " ".join(str(sentence) for sentence in ordered)
+        impression = _choose(rng, NORMAL_IMPRESSION)
+    text = " ".join(ordered)
     return {"findings": text, "impression": impression, "text": f"{text} {impression}"}
 
 
 def clinical_context(findings: list[dict], age: int, sex: str, rng: np.random.Generator) -> dict:
-    """age_years, sex, indication, symptoms (comma-separated, empty for some) that fit the findings."""
+    """age_years, sex, indication, symptoms (comma-separated, empty for some) that fit the findings.
+
+    Normal films get vague symptoms or none; so do a tenth of the abnormal ones, whose finding is a chance find.
+    """
     pool = [symptom for name in sorted({f["class_name"] for f in findings}) for symptom in SYMPTOMS[name]]
-    draws = rng.random(4)
+    draws = rng.random(3)
     if not findings:
         pool = list(VAGUE) if draws[0] < 0.6 else []
     elif draws[0] < 0.1:
-        pool = list(VAGUE)
+        pool = list(VAGUE) if draws[0] < 0.06 else []
     count = 1 + int(draws[1] < 0.7) + int(draws[1] < 0.3)
-    order = rng.permutation(len(pool))[:count] if pool else []
+    order = rng.permutation(len(pool))[:count]
     symptoms = list(dict.fromkeys(pool[i] for i in sorted(order)))
     indication = next((INDICATIONS[s] for s in symptoms if s in INDICATIONS), "")
     if not indication:
-        indication = f"investigation of {symptoms[0]}" if symptoms else "routine examination"
+        indication = f"investigation of {symptoms[0]}" if symptoms else ROUTINE[int(draws[2] * len(ROUTINE))]
     return {"age_years": age, "sex": sex, "indication": indication, "symptoms": ", ".join(symptoms)}
 
 
-def _describe(findings: list[dict], size: int) -> list[tuple[str, dict]]:
-    """One entry per finding and zone; two sides of one finding become "bilateral"."""
-    groups: dict[str, list[dict]] = {}
-    for finding in findings:
-        groups.setdefault(finding["class_name"], []).append(finding)
-    described = []
-    for name in sorted(groups):
-        boxes = groups[name]
-        sides = {box["side"] for box in boxes}
-        side = "bilateral" if {"left", "right"} <= sides else next(iter(sides))
-        area = max((b["x_max"] - b["x_min"]) * (b["y_max"] - b["y_min"]) for b in boxes) / size**2
-        extent = "small" if area < 0.03 else "moderate" if area < 0.10 else "large"
-        described.append((name, {"side": side, "zone": boxes[0]["zone"], "size": extent}))
-    return described
+def _describe(name: str, group: list[dict]) -> dict:
+    """The words that fill a form: where, how large, how many."""
+    places = sorted({(box["side"], box["zone"]) for box in group})
+    sides, zones = {side for side, _ in places}, {zone for _, zone in places}
+    if len(places) == 2 and len(zones) == 1:
+        zone = places[0][1]
+        place, where = f"both {zone} zones", f"bilateral {zone} zone"
+    else:
+        joined = " and ".join(f"{side} {zone}" for side, zone in places)
+        place, where = f"the {joined} zone" + "s" * (len(places) > 1), f"{joined} zone"
+    extent = max(box["extent"] for box in group)
+    size = "small" if extent < 0.34 else "moderate" if extent < 0.67 else "large"
+    noun = "mass" if extent >= MASS_MM else "nodule"
+    several = len(group) > 1
+    if several:
+        noun = {"mass": "masses", "nodule": "nodules"}[noun]
+    return {
+        "place": place,
+        "where": where,
+        "Where": where.capitalize(),
+        "side": next(iter(sides)) if len(sides) == 1 else "bilateral",
+        "size": size,
+        "Size": size.capitalize(),
+        "noun": noun,
+        "several": several,
+    }
 
 
-def _fill(form: str, place: dict) -> str:
-    text = str(form)
-    if place["side"] == "bilateral":
-        # "the bilateral lower zone" is no English; both sides are named by the plural.
-        for singular, plural in (
-            ("the {side} {zone} zone shows", "both {zone} zones show"),
-            ("The {side} {zone} zone shows", "Both {zone} zones show"),
-            ("The {side} {zone} zone contains a", "Both {zone} zones contain a"),
-            ("The {side} costophrenic angle is", "Both costophrenic angles are"),
-            ("the {side} {zone} zone", "both {zone} zones"),
-            ("the {side} lung", "both lungs"),
-            ("the {side} pleural space", "both pleural spaces"),
-            ("There is a {size} {side}", "There is {size} {side}"),
-            ("A {size} {side}", "{Size} {side}"),
-            ("A {side}", "Bilateral"),
-            ("a {size} pleural effusion", "{size} pleural effusions"),
-        ):
-            text = text.replace(singular, plural)
-    return text.format(**place, Size=place["size"].capitalize())
+def _choose(rng: np.random.Generator, forms: tuple[str, ...]) -> str:
+    return forms[int(rng.integers(len(forms)))]

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from cliniqure_utils.boxes import iou_matrix
+from cliniqure_utils.vindr import BOX, NO_FINDING
+
 from .bootstrap import percentile_interval, resample_counts
 
-NO_FINDING = "No finding"
-COORDINATES = ["x_min", "y_min", "x_max", "y_max"]
 DEFINITIONS = {
     "matched": "mean over the pairs of same-class boxes matched at IoU 0.4; missed and invented boxes are not counted",
     "best_per_reference": "for each reference box its best same-class prediction in the image, 0 when there is none; "
@@ -28,28 +29,6 @@ DEFINITIONS = {
 }
 # Resamples are worked off in blocks, so that no array holds more than this many numbers (32 MB as float64).
 _BLOCK = 4_000_000
-
-
-def box_iou(a, b) -> np.ndarray:
-    """Intersection over union of every box of `a` (n, 4) with every box of `b` (m, 4): (n, m) in [0, 1].
-
-    Boxes are x_min, y_min, x_max, y_max with continuous edges (a box from 0 to 10 is 10 wide). Two empty boxes give 0.
-    """
-    a, b = np.asarray(a, dtype=float).reshape(-1, 4), np.asarray(b, dtype=float).reshape(-1, 4)
-    corner = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    shared = np.clip(corner, 0, None).prod(-1)
-    area_a, area_b = (a[:, 2:] - a[:, :2]).prod(-1), (b[:, 2:] - b[:, :2]).prod(-1)
-    union = area_a[:, None] + area_b[None] - shared
-    return np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
-
-
-def boxes_per_class(merged: pd.DataFrame) -> pd.DataFrame:
-    """Merged annotations (class_names joined by ", ") as one row per box and class (notes, row 7).
-
-    Returns image_id, class_name, x_min, y_min, x_max, y_max; whole-image "No finding" boxes stay in.
-    """
-    table = merged.assign(class_name=merged["class_names"].str.split(", ")).explode("class_name", ignore_index=True)
-    return table[["image_id", "class_name", *COORDINATES]]
 
 
 def mean_average_precision(
@@ -230,15 +209,17 @@ def check_iou_dice(iou: float, dice: float, rounding: float = 0.005) -> dict:
     degenerate = averaged and not pooled and share < 0.25
     implied = curve(iou)
     if pooled:
-        reason = f"Dice {dice:.3g} is what IoU {iou:.3g} implies ({implied:.3f}): pooled areas give it, and so does a mean"
+        reason = (
+            f"Dice {dice:.3g} is what IoU {iou:.3g} implies ({implied:.3f}): pooled areas give it, and so does a mean"
+        )
     elif not averaged:
         side = "above" if dice > implied else "below"
         bound = f"{implied:.3f}, the most" if dice > implied else f"{iou:.3f}, the least"
         reason = f"Dice {dice:.3g} is {side} {bound} that any set of items with IoU {iou:.3g} can have"
     else:
         reason = (
-            f"pooled areas with IoU {iou:.3g} force Dice {implied:.3f}, not {dice:.3g}; a mean over items gives it only "
-            f"if at most {share:.0%} of them have an IoU between .25 and .75"
+            f"pooled areas with IoU {iou:.3g} force Dice {implied:.3f}, not {dice:.3g}; a mean over items gives it "
+            f"only if at most {share:.0%} of them have an IoU between .25 and .75"
             + (", so nearly every item sits at 0 or 1" if degenerate else "")
         )
     return {
@@ -256,33 +237,28 @@ def mean_box_baseline(
 ) -> pd.DataFrame:
     """Trivial baseline: per class the mean training box, on every image, scored by how common the class is.
 
+    Boxes are averaged as shares of their image, so that films of different sizes count alike.
+
     Args:
-        train_boxes: Boxes of the training images, see the module. In shares of the image (0 to 1), or in pixels when
-            train_sizes is given. "No finding" rows are no boxes, but their images count for the prevalence.
+        train_boxes: Boxes of the training images, see the module. "No finding" rows are no boxes.
         image_sizes: image_id -> (width, height) in pixels of the images to predict.
-        train_sizes: The same for all training images, those without a box included; its length is then the number of
-            training images. None: train_boxes are shares, and its image ids are all training images.
+        train_sizes: The same for all training images, those without a box included: their number is what prevalence
+            is a share of. None: the training images are those that train_boxes names, their sizes are in image_sizes
+            (so they are predicted too).
 
     Returns:
         image_id, class_name, score (share of the training images with the class), x_min, y_min, x_max, y_max (pixels).
 
     Raises:
-        ValueError: Pixel coordinates without train_sizes, or a training image without a size.
+        ValueError: A training image has no size.
     """
-    n_train = len(train_sizes) if train_sizes is not None else train_boxes["image_id"].nunique()
+    n_train = train_boxes["image_id"].nunique() if train_sizes is None else len(train_sizes)
     boxes = _boxes(train_boxes, "train_boxes", None)
     boxes = boxes[boxes.class_name != NO_FINDING]
-    corners = boxes[COORDINATES].to_numpy()
-    if train_sizes is not None:
-        corners = corners / _scale(boxes.image_id, train_sizes)
-    elif len(corners) and corners.max() > 1.0 + 1e-9:
-        raise ValueError(
-            f"train_boxes hold a coordinate of {corners.max():g}, more than 1: give train_sizes to divide pixels by"
-        )
-    relative = pd.DataFrame(corners, columns=COORDINATES).assign(class_name=boxes.class_name.to_numpy())
-    means = relative.groupby("class_name")[COORDINATES].mean()
-    scores = boxes.groupby("class_name").image_id.nunique() / n_train
-    return _on_every_image(means.index, means.to_numpy(), scores[means.index].to_numpy(), image_sizes)
+    shares = boxes[BOX].to_numpy() / _scale(boxes.image_id, image_sizes if train_sizes is None else train_sizes)
+    means = pd.DataFrame(shares, columns=BOX).groupby(boxes.class_name.to_numpy()).mean()
+    scores = boxes.groupby("class_name").image_id.nunique()[means.index] / n_train
+    return _on_every_image(means.index, means.to_numpy(), scores.to_numpy(), image_sizes)
 
 
 def whole_image_baseline(
@@ -298,8 +274,10 @@ def _on_every_image(names: Iterable[str], corners: np.ndarray, scores: np.ndarra
     """The same relative boxes (k, 4) on every image, in its pixels."""
     names, image_ids = list(names), list(image_sizes)
     ids = np.repeat(np.array(image_ids, dtype=object), len(names))
-    table = pd.DataFrame({"image_id": ids, "class_name": names * len(image_ids), "score": np.tile(scores, len(image_ids))})
-    table[COORDINATES] = np.tile(corners.reshape(-1, 4), (len(image_ids), 1)) * _scale(ids, image_sizes)
+    table = pd.DataFrame(
+        {"image_id": ids, "class_name": names * len(image_ids), "score": np.tile(scores, len(image_ids))}
+    )
+    table[BOX] = np.tile(corners.reshape(-1, 4), (len(image_ids), 1)) * _scale(ids, image_sizes)
     return table
 
 
@@ -314,24 +292,26 @@ def _scale(image_ids, image_sizes) -> np.ndarray:
 
 def _boxes(table: pd.DataFrame, name: str, image_ids, need_score: bool = False) -> pd.DataFrame:
     """Checked copy without rows that have no coordinates; limited to image_ids; predictions sorted for matching."""
-    needed = ["image_id", "class_name", *COORDINATES] + (["score"] if need_score else [])
+    needed = ["image_id", "class_name", *BOX] + (["score"] if need_score else [])
     missing = [column for column in needed if column not in table.columns]
     if missing:
         raise ValueError(f"{name} lack the column {missing[0]!r}; expected {', '.join(needed)}")
-    table = table.dropna(subset=COORDINATES, how="all").astype({"image_id": str})
+    table = table.dropna(subset=BOX, how="all").astype({"image_id": str})
     if image_ids is not None:
         table = table[table.image_id.isin(set(image_ids))]
-    corners = table[COORDINATES].to_numpy(dtype=float)
+    corners = table[BOX].to_numpy(dtype=float)
     wrong = ~np.isfinite(corners).all(1) | (corners[:, 2:] < corners[:, :2]).any(1)
     if need_score:
         wrong |= ~np.isfinite(table["score"].to_numpy(dtype=float))
     if wrong.any():
         row = table[needed].iloc[int(np.flatnonzero(wrong)[0])].to_dict()
-        raise ValueError(f"{name} hold a row that is not a box (a number is missing, or a maximum is below its minimum): {row}")
-    table = table.astype(dict.fromkeys(COORDINATES, float))
+        raise ValueError(
+            f"{name} hold a row that is not a box (a number is missing, or a maximum is below its minimum): {row}"
+        )
+    table = table.astype(dict.fromkeys(BOX, float))
     if "score" in table.columns:
         # Ties are broken by place, never by the order of rows.
-        return table.sort_values(["score", *COORDINATES], ascending=[False, True, True, True, True], ignore_index=True)
+        return table.sort_values(["score", *BOX], ascending=[False, True, True, True, True], ignore_index=True)
     return table.reset_index(drop=True)
 
 
@@ -383,13 +363,13 @@ class _Matches:
         self.scores = predictions["score"].to_numpy(dtype=float)
         self.hits = np.zeros(len(predictions), dtype=bool)
 
-        reference_corners = references[COORDINATES].to_numpy()
+        reference_corners = references[BOX].to_numpy()
         reference_rows = references.groupby(["image_id", "class_name"]).indices
-        prediction_corners = predictions[COORDINATES].to_numpy()
+        prediction_corners = predictions[BOX].to_numpy()
         for key, rows in predictions.groupby(["image_id", "class_name"]).indices.items():
             if key in reference_rows:
                 rows = np.sort(rows)  # rows are sorted by falling score
-                iou = box_iou(prediction_corners[rows], reference_corners[reference_rows[key]])
+                iou = iou_matrix(prediction_corners[rows], reference_corners[reference_rows[key]])
                 self.hits[rows] = _greedy_match(iou, iou_threshold) >= 0
 
     def average_precision(self, weights: np.ndarray) -> np.ndarray:
@@ -434,17 +414,20 @@ def _add_whole_images(table: pd.DataFrame, image_ids: list[str], image_sizes) ->
     empty = [image_id for image_id in image_ids if image_id not in set(table.image_id)]
     if image_sizes is None:
         raise ValueError("with_no_finding needs image_sizes, the (width, height) of every image")
-    whole = _on_every_image([NO_FINDING], np.array([[0.0, 0, 1, 1]]), np.ones(1), {i: image_sizes.get(i) for i in empty})
+    missing = next((i for i in empty if i not in image_sizes), None)
+    if missing is not None:
+        raise ValueError(f"image {missing} has no entry in image_sizes")
+    whole = _on_every_image([NO_FINDING], np.array([[0.0, 0, 1, 1]]), np.ones(1), {i: image_sizes[i] for i in empty})
     return whole if table.empty else pd.concat([table, whole], ignore_index=True)
 
 
 def _pairs(references: pd.DataFrame, predictions: pd.DataFrame):
     """For each image and class with a reference: the IoU matrix (predictions, references)."""
-    reference_corners, prediction_corners = references[COORDINATES].to_numpy(), predictions[COORDINATES].to_numpy()
+    reference_corners, prediction_corners = references[BOX].to_numpy(), predictions[BOX].to_numpy()
     prediction_rows = predictions.reset_index(drop=True).groupby(["image_id", "class_name"]).indices
     for key, rows in references.reset_index(drop=True).groupby(["image_id", "class_name"]).indices.items():
         found = np.sort(prediction_rows.get(key, np.array([], dtype=int)))
-        yield box_iou(prediction_corners[found], reference_corners[rows])
+        yield iou_matrix(prediction_corners[found], reference_corners[rows])
 
 
 def _matched_ious(references: pd.DataFrame, predictions: pd.DataFrame, threshold: float = 0.4) -> np.ndarray:
@@ -463,7 +446,7 @@ def _best_ious(references: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarra
 def _pooled_areas(references: pd.DataFrame, predictions: pd.DataFrame, image_ids: list[str]):
     """Per image: shared area, area of the union, and the sum of both areas, in square pixels; arrays (n images,)."""
     areas = np.zeros((len(image_ids), 3))
-    sides = [dict(list(table.groupby("image_id")[COORDINATES])) for table in (references, predictions)]
+    sides = [dict(list(table.groupby("image_id")[BOX])) for table in (references, predictions)]
     for i, image_id in enumerate(image_ids):
         a, b = (side[image_id].to_numpy() if image_id in side else np.zeros((0, 4)) for side in sides)
         both = np.concatenate([a, b])

