@@ -94,13 +94,8 @@ def _run(options: argparse.Namespace) -> int:
         until=options.until,
         force=options.force,
         dry_run=options.dry_run,
-        echo=_echo,
     )
     return 0
-
-
-def _echo(line: str) -> None:
-    print(line, flush=True)  # at once, also into a file or a pipe
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -118,7 +113,7 @@ def _refresh(options: argparse.Namespace) -> int:
     run_dir = options.run_dir
     if run_dir is None:
         run_dir = REPOSITORY / "outputs" / "demo"
-        run_chain(profile="demo", run_dir=run_dir, echo=_echo)
+        run_chain(profile="demo", run_dir=run_dir)
     for line in refresh(run_dir):
         print(line)
     return 0

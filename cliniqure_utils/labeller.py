@@ -92,12 +92,15 @@ _WORDS = {
 }
 
 
+_NAME = re.compile(r"(?<!\?)(?<!\?P)<(\w+)>")  # <name>, but not the start of (?<=, (?<! or (?P<
+
+
 def _compile(*patterns: str) -> re.Pattern:
     """One regular expression, whole words only, that matches any of the patterns."""
     expanded = []
     for pattern in patterns:
-        while "<" in re.sub(r"\(\?P?<", "", pattern):
-            pattern = re.sub(r"(?<!\?)(?<!\?P)<(\w+)>", lambda name: f"({_WORDS[name[1]]})", pattern)
+        while _NAME.search(pattern):
+            pattern = _NAME.sub(lambda name: f"({_WORDS[name[1]]})", pattern)
         expanded.append(re.sub(r"\((?!\?)", "(?:", pattern))
     return re.compile("|".join(rf"(?<!\w)(?:{pattern})(?!\w)" for pattern in expanded))
 

@@ -6,7 +6,6 @@ bars, no warnings, no widget state, no timing metadata, no path of a machine, sm
 
 import base64
 import copy
-import getpass
 import io
 import json
 import re
@@ -26,7 +25,7 @@ KERNEL = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-PRIVATE = re.compile(r"(?<![\w.])/(?:home|Users|root|tmp|private/var)/[^\s'\"<>]+|\b[A-Z]:\\Users\\")
+PRIVATE = re.compile(r"(?<![\w.<])/(?:home|Users|root|tmp|private/var)/[^\s'\"<>]+|\b[A-Z]:\\Users\\")
 
 
 def refresh(run_dir: str | Path, notebooks_dir: str | Path = REPOSITORY / "notebooks") -> list[str]:
@@ -127,9 +126,9 @@ def output_texts(notebook: dict) -> Iterator[tuple[str, str]]:
 
 def private_path(text: str) -> str | None:
     """The first path in a text that belongs to this machine or to a person's folder, if there is one."""
-    here = {str(REPOSITORY), str(Path.home()), tempfile.gettempdir(), sys.prefix, f"/{getpass.getuser()}/"} - {"/"}
+    here = {str(REPOSITORY), str(Path.home()), tempfile.gettempdir(), sys.prefix} - {"/"}
     for place in sorted(here, key=len, reverse=True):
-        if place in text:
+        if re.search(rf"(?<![\w.<]){re.escape(place)}(?![\w.-])", text):
             return place
     found = PRIVATE.search(text)
     return found.group() if found else None

@@ -50,6 +50,7 @@ def fit(
     metric: str | None = None,
     mixed_precision: bool = True,
     n_workers: int = 0,
+    log_steps: int | None = None,
     description: str = "training",
 ) -> pd.DataFrame:
     """Train `model` in place.
@@ -73,10 +74,11 @@ def fit(
         metric: Name among them; the epoch with its largest value is the one kept. None keeps the last epoch.
         mixed_precision: Use it where the device has it (CUDA); a CPU computes in float32.
         n_workers: Loader processes; 0 loads in this one.
+        log_steps: A row of history every so many steps, for trainings shorter than an epoch. Default: every epoch.
         description: Text of the progress bar.
 
     Returns:
-        One row per epoch: epoch, step, seconds, loss (mean over the epoch), learning_rate, and the metrics.
+        One row per epoch (or `log_steps`): epoch, step, loss (mean since the last row), learning_rate, metrics.
 
     Raises:
         NonFiniteLoss: With the image ids of the batch.
@@ -106,7 +108,8 @@ def fit(
         use_cpu=str(device) == "cpu",
         bf16=bf16,
         fp16=mixed_precision and cuda and not bf16,
-        logging_strategy="epoch",
+        logging_strategy="steps" if log_steps else "epoch",
+        logging_steps=log_steps or 500,
         eval_strategy="epoch" if evaluate else "no",
         save_strategy="epoch",
         save_total_limit=2,

@@ -34,7 +34,7 @@ def anatomy_dir(repository) -> Path:
 
 @pytest.fixture(scope="session")
 def run_environment() -> dict[str, str]:
-    """A user's environment for notebooks run by a test: without this process's thread limit and backend."""
-    own = {"OMP_NUM_THREADS", "MPLBACKEND", "PYTEST_CURRENT_TEST", "COVERAGE_PROCESS_START"}
+    """A user's environment for notebooks run by a test: without what is set above for this process."""
+    own = {"OMP_NUM_THREADS", "MPLBACKEND", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "PYTEST_CURRENT_TEST"}
     kept = {name: value for name, value in os.environ.items() if name not in own}
     return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}

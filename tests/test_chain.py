@@ -306,6 +306,8 @@ def test_the_command_exits_with_2_and_one_line(capsys):
         ("0012", None, "0012"),  # an id stays an id
         ("12", None, 12),
         ("null", None, None),
+        ("None", None, None),
+        ("none", None, "none"),  # may be a name
         ("resnet", None, "resnet"),
         ("[1, 2]", [0], [1, 2]),
         ('["a", "b"]', ["x"], ["a", "b"]),
@@ -323,6 +325,18 @@ def test_text_is_read_by_the_type_of_the_default(text, default, value):
 def test_text_of_another_type_is_refused(text, default):
     with pytest.raises(ChainError, match="^x.*: expected"):
         coerce(text, default, "x", from_text=True)
+
+
+def test_a_comment_may_allow_none(tmp_path):
+    cell = 'run_dir = "x"  # here\nn = 4  # films; None for all\nmodel = "a"  # a, b or None\nrate = 0.5  # a share\n'
+    write_notebook(tmp_path / "01_x.ipynb", cell, "x = 1")
+    notebooks = find_notebooks(tmp_path)
+    assert resolve(notebooks, {"01_x": {"n": None}}, {"01_x.model": "None"})["01_x"]["n"] is None
+    assert resolve(notebooks, {}, {"01_x.n": "null", "01_x.model": "none"})["01_x"] == {
+        "run_dir": "x", "n": None, "model": "none", "rate": 0.5,
+    }  # fmt: skip
+    with pytest.raises(ChainError, match="01_x.rate in the profile: expected a number like 0.5, found null"):
+        resolve(notebooks, {"01_x": {"rate": None}}, {})
 
 
 def test_profiles_and_the_traps_of_yaml(project):

@@ -120,6 +120,13 @@ def test_per_class_scores_equal_scikit_learn(random_labels):
         np.testing.assert_allclose(found[part], values, atol=1e-12)
 
 
+def test_per_image_f1_and_no_finding():
+    references = metrics.with_no_finding([[1, 1], [0, 0], [1, 0]])
+    np.testing.assert_array_equal(references[:, 2], [False, True, False])
+    predictions = metrics.with_no_finding([[1, 0], [0, 0], [0, 1]])
+    np.testing.assert_allclose(metrics.per_image_f1(references=references, predictions=predictions), [2 / 3, 1, 0])
+
+
 def test_trivial_label_baselines():
     train = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 1], [0, 0, 1]])
     np.testing.assert_array_equal(metrics.most_common_labels(train, 2), [[True, False, False]] * 2)
@@ -252,6 +259,9 @@ def test_nothing_predicted_nothing_there_and_broken_boxes():
     assert metrics.mean_average_precision(references=references, predictions=nothing) == (0.0, {"X": 0.0})
     no_finding = boxes(("a", "No finding", np.nan, np.nan, np.nan, np.nan))
     assert np.isnan(metrics.mean_average_precision(references=no_finding, predictions=nothing)[0])
+    assert np.isnan(metrics.map_interval(references=no_finding, predictions=nothing, image_ids=["a"])).all()
+    empty = metrics.box_overlap(references=no_finding, predictions=nothing, image_ids=["a"], definition="matched")
+    assert np.isnan(empty["iou"]) and empty["n"] == 0
     with pytest.raises(ValueError, match="not a box"):
         metrics.mean_average_precision(references=boxes(("a", "X", 10, 0, 0, 10)), predictions=nothing)
 
@@ -322,6 +332,31 @@ def test_box_overlap_definitions_by_hand():
         score("pooled", with_no_finding=True)
     with pytest.raises(ValueError, match="expected one of matched"):
         score("mean")
+
+
+@pytest.mark.parametrize("definition", list(metrics.DEFINITIONS))
+def test_box_overlap_interval_equals_rescoring(random_boxes, definition):
+    references, predictions, ids = random_boxes
+    found = metrics.box_overlap(
+        references=references, predictions=predictions, image_ids=ids, definition=definition, n_resamples=15, seed=3
+    )
+    values = []
+    for row in metrics.resample_counts(len(ids), 15, seed=3):
+        copies = pd.DataFrame(
+            [(i, f"{i}/{c}") for i, n in zip(ids, row, strict=True) for c in range(n)], columns=["image_id", "copy"]
+        )
+        tables = [
+            copies.merge(t, on="image_id").drop(columns="image_id").rename(columns={"copy": "image_id"})
+            for t in (references, predictions)
+        ]
+        values.append(
+            metrics.box_overlap(
+                references=tables[0], predictions=tables[1], image_ids=copies["copy"].tolist(), definition=definition
+            )["dice"]
+        )
+    assert (found["dice_low"], found["dice_high"]) == pytest.approx(
+        tuple(np.quantile(values, [0.025, 0.975])), abs=1e-9
+    )
 
 
 def test_box_overlap_is_not_symmetric():

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from tqdm import tqdm
 
 from cliniqure_utils.chain.parameters import Notebook, cell_source
+from cliniqure_utils.chain.surroundings import say
 from cliniqure_utils.runs import write_text
 
 # Given to the kernel where the caller's environment does not set them.
@@ -169,10 +169,16 @@ def _kernel_manager(on_start: Callable[[int], None], stopping: threading.Event) 
             on_start(self.provisioner.pid)
 
         async def shutdown_kernel(self, now=False, restart=False):
-            if stopping.is_set() and self.has_kernel:  # asked politely, a busy kernel answers with a traceback
+            # As the base class, but without the interrupt it sends first, which a kernel answers with lines of its own.
+            self.shutting_down = True
+            self.stop_restarter()
+            if now or stopping.is_set():
                 await self.provisioner.kill()
-                now = True
-            await super().shutdown_kernel(now=now, restart=restart)
+                await self.provisioner.wait()
+            else:
+                await self.request_shutdown(restart=restart)
+                await self.finish_shutdown(restart=restart)
+            await self.cleanup_resources(restart=restart)
 
     return ThisPython
 
@@ -221,8 +227,7 @@ class _Screen(logging.Handler):
         for line in text.splitlines():
             line = line.split("\r")[-1].rstrip()
             if line:
-                tqdm.write(f"    {line}", file=sys.stdout)
-        sys.stdout.flush()
+                say(f"    {line}")
 
 
 class _log_on_screen:

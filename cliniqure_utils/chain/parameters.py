@@ -38,6 +38,7 @@ class Notebook:
     defaults: dict = field(default_factory=dict)
     code: tuple[str, ...] = ()  # the code cells, parameters included, in order
     parameters_source: str = ""
+    nullable: frozenset[str] = frozenset()  # parameters that may be None although their default is not
 
     @property
     def body(self) -> str:
@@ -77,7 +78,8 @@ def load_notebook(path: str | Path) -> Notebook:
     if len(tagged) != 1:
         raise ChainError(f"{path.name} has {len(tagged)} cells tagged parameters; expected 1")
     defaults = parse_parameters(tagged[0], path.name)
-    return Notebook(path.stem, path, defaults, tuple(cell_source(cell) for cell in code), tagged[0])
+    sources = tuple(cell_source(cell) for cell in code)
+    return Notebook(path.stem, path, defaults, sources, tagged[0], nullable_parameters(tagged[0]))
 
 
 def parse_parameters(source: str, where: str) -> dict:
@@ -109,6 +111,12 @@ def parse_parameters(source: str, where: str) -> dict:
             raise problem
         values[target.id] = value
     return values
+
+
+def nullable_parameters(source: str) -> frozenset[str]:
+    """Names whose comment says what None means, as in `n_films = 24  # films; None for all`."""
+    lines = (re.match(r"(\w+) = .*#(?P<comment>.*)$", line) for line in source.splitlines())
+    return frozenset(line[1] for line in lines if line and re.search(r"\bNone\b", line["comment"]))
 
 
 def find_notebooks(folder: str | Path) -> list[Notebook]:
@@ -191,7 +199,9 @@ def resolve(notebooks: list[Notebook], profile: Mapping[str, Mapping], overrides
             raise ChainError(f"{block}.{parameter}{source} is the same for all notebooks: use {OPTION_OF[parameter]}")
         for name in having:
             where = f"{name}.{parameter}{source}"
-            values[name][parameter] = coerce(value, by_name[name].defaults[parameter], where, from_text)
+            notebook = by_name[name]
+            nullable = parameter in notebook.nullable
+            values[name][parameter] = coerce(value, notebook.defaults[parameter], where, from_text, nullable)
 
     for block in sorted(profile, key=lambda key: key != "all"):  # `all` first, so that a notebook's block wins
         if block != "all" and block not in by_name:
@@ -206,13 +216,16 @@ def resolve(notebooks: list[Notebook], profile: Mapping[str, Mapping], overrides
     return values
 
 
-def coerce(value, default, where: str, from_text: bool = False):
-    """`value` as the type of `default`, or ChainError. `from_text`: a command line gave it."""
+def coerce(value, default, where: str, from_text: bool = False, nullable: bool = False):
+    """`value` as the type of `default` (or None where `nullable`), or ChainError. `from_text`: a command line gave it."""
+    nullable = nullable or default is None
     if from_text:
-        value = _from_text(value, default)
+        value = None if nullable and value in ("None", "null") else _from_text(value, default)
+    if nullable and value is None:
+        return None
     kind = type(default)
     if default is None:
-        if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        if isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
             return value
     elif kind is float:
         if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
@@ -248,8 +261,6 @@ def _from_text(text: str, default):
         return text
     if isinstance(default, bool):
         return {"true": True, "false": False}.get(text.lower(), text)
-    if default is None and text.lower() in ("null", "none"):
-        return None
     try:
         value = ast.literal_eval(text)  # leaves 0012 alone, which is not a Python number
     except (ValueError, SyntaxError):

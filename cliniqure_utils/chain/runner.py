@@ -18,7 +18,7 @@ from pathlib import Path
 from cliniqure_utils.chain import fingerprint
 from cliniqure_utils.chain.execute import NotebookFailed, execute, kernel_created, stop_kernel
 from cliniqure_utils.chain.parameters import ChainError, Notebook, find_name, find_notebooks, read_profile, resolve
-from cliniqure_utils.chain.surroundings import lock, package_versions, short_path, signals
+from cliniqure_utils.chain.surroundings import lock, package_versions, say, short_path, signals
 from cliniqure_utils.runs import write_json
 
 PACKAGE_DIR = Path(__file__).resolve().parents[1]
@@ -53,7 +53,7 @@ def run_chain(
     dry_run: bool = False,
     notebooks_dir: str | Path | None = None,
     package_dir: str | Path | None = None,
-    echo: Callable[[str], None] = print,
+    echo: Callable[[str], None] = say,
 ) -> dict:
     """Run the notebooks that need it.
 

@@ -1,13 +1,17 @@
-"""Around a run: the lock, the signals, the installed versions, and how a path is shown."""
+"""Around a run: the lock, the signals, the installed versions, and how lines and paths are shown."""
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+from tqdm import tqdm
 
 from cliniqure_utils.chain.parameters import ChainError
 
@@ -63,6 +67,15 @@ def signals(stopping: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def say(line: str) -> None:
+    """Print a line at once, above a progress bar; a reader that has gone away (`| head`) does not stop the run."""
+    try:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
 
 
 def short_path(path: Path) -> str:

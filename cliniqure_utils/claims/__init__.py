@@ -241,7 +241,10 @@ class _Source:
         from cliniqure_utils.chain.parameters import load_notebook, read_profile
 
         if profile not in self._profiles:
-            overrides = read_profile(self._notebooks_dir / "profiles", profile)
+            folder = self._notebooks_dir / "profiles"
+            if not (folder / f"{profile}.yaml").is_file():
+                return {}
+            overrides = read_profile(folder, profile)
             paths = [self._notebooks_dir / f"{step}.ipynb" for step in STEPS]
             self._profiles[profile] = {
                 path.stem: load_notebook(path).defaults | overrides.get("all", {}) | overrides.get(path.stem, {})

@@ -13,16 +13,20 @@ import numpy as np
 import pandas as pd
 
 from cliniqure_utils import boxes, metrics, vindr
+from cliniqure_utils.runs import read_jsonl
 
-# Printed in the paper's Table 2: full ids (the paper cuts them short) and the film sizes it shows as whole-image boxes.
-# The annotations carry no size, so these two columns of a "No finding" row cannot be checked without the films.
+# Image ids as the paper's tables print them: cut short, Table 1 to 28 and Table 2 to 30 of 32 characters.
+TABLE1_ID_LENGTH = 28
 TABLE2_IDS = (
-    "000434271f63a053c4128a0ba6352c7f",
-    "00053190460d56c53cc3e57321387478",
-    "0005e8e3701dfb1dd93d53e2ff537b6e",
-    "0006e0a85696f6bb578e84fafa9a5607",
+    "000434271f63a053c4128a0ba6352c",
+    "00053190460d56c53cc3e573213874",
+    "0005e8e3701dfb1dd93d53e2ff537b",
+    "0006e0a85696f6bb578e84fafa9a56",
 )
-TABLE1_ID_LENGTH = 28  # so many characters of an image id are printed in Table 1
+
+
+# OPT-1.3B. Source: Zhang et al. 2022, "OPT", table 1; the feed-forward layer is four times as wide.
+OPT_SIZES = {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32, "ffn_dim": 8192}
 
 
 @functools.cache
@@ -52,16 +56,20 @@ def table1(run_dir: Path) -> list[str]:
     return rows
 
 
+def _table2_annotations() -> pd.DataFrame:
+    annotations = packaged_annotations()
+    return annotations[annotations.image_id.str[: len(TABLE2_IDS[0])].isin(TABLE2_IDS)]
+
+
 def table2(run_dir: Path) -> list[dict]:
     """The rows of the paper's Table 2, merged again from the annotations: dicts by column.
 
     A whole-image box starts at 0, 0; its far corner is None, because the annotations do not say how large a film is.
-    Rows of one image come in the order of the paper, larger names' first letters last.
     """
-    annotations = packaged_annotations()
-    chosen = annotations[annotations.image_id.isin(TABLE2_IDS)]
-    merged = boxes.merge_reader_boxes(chosen, image_sizes={image_id: (1, 1) for image_id in TABLE2_IDS})
+    chosen = _table2_annotations()
+    merged = boxes.merge_reader_boxes(chosen, image_sizes=dict.fromkeys(chosen.image_id, (1, 1)))
     rows = []
+    # The paper prints "Infiltration, Lung Opacity" before "Consolidation, Nodule/Mass" of the same film.
     for row in merged.sort_values(["image_id", "class_names"], ascending=[True, False]).to_dict("records"):
         if row["class_labels"] == [vindr.NO_FINDING_ID]:
             row = row | {"x_max": None, "y_max": None}
@@ -76,9 +84,7 @@ def merged_boxes_with_two_labels(run_dir: Path) -> int:
 
 def table2_rows_without_no_finding(run_dir: Path) -> int:
     """Rows of Table 2 if "No finding" rows were removed, as section 4.1 says; the paper prints five."""
-    annotations = packaged_annotations()
-    chosen = annotations[annotations.image_id.isin(TABLE2_IDS)]
-    return len(boxes.merge_reader_boxes(chosen, no_finding="drop"))
+    return len(boxes.merge_reader_boxes(_table2_annotations(), no_finding="drop"))
 
 
 def n_images(run_dir: Path) -> int:
@@ -207,15 +213,25 @@ def films_are_scaled(run_dir: Path) -> bool | None:
     return bool(image.is_floating_point() and image.min() >= 0 and image.max() <= 1)
 
 
-def opt_parameters_in_billions(run_dir: Path) -> float:
-    """Parameters of OPT with the published sizes (Zhang et al. 2022, table 1), counted on an empty model."""
+@functools.cache
+def _opt_parameters() -> int:
     import torch
     from transformers import OPTConfig, OPTForCausalLM
 
-    config = OPTConfig(hidden_size=2048, num_hidden_layers=24, num_attention_heads=32, ffn_dim=8192)
-    with torch.device("meta"):
-        model = OPTForCausalLM(config)
-    return round(sum(p.numel() for p in model.parameters()) / 1e9, 1)
+    with torch.device("meta"):  # counted without making them
+        model = OPTForCausalLM(OPTConfig(**OPT_SIZES))
+    return sum(p.numel() for p in model.parameters())
+
+
+def opt_parameters_in_billions(run_dir: Path) -> float:
+    """Parameters of OPT-1.3B, counted on an empty model of the published sizes."""
+    return round(_opt_parameters() / 1e9, 1)
+
+
+def lora_share(run_dir: Path) -> float:
+    """Share of OPT-1.3B's parameters that LoRA of rank 8 on query and value trains: two factors per matrix."""
+    width, rank = OPT_SIZES["hidden_size"], 8
+    return OPT_SIZES["num_hidden_layers"] * 2 * rank * (width + width) / _opt_parameters()
 
 
 def classification_head_can_write(run_dir: Path) -> bool:
@@ -234,6 +250,39 @@ def share_of_test_images(run_dir: Path) -> float | None:
     """Share of this run's images in the held-out test split."""
     path = run_dir / "01_preprocess" / "splits.csv"
     return float((pd.read_csv(path).split == "test").mean()) if path.is_file() else None
+
+
+def _prompts(run_dir: Path) -> list[dict]:
+    path = run_dir / "06_generate_report" / "prompts.jsonl"
+    return read_jsonl(path) if path.is_file() else []
+
+
+def prompts_with_symptoms(run_dir: Path) -> float | None:
+    """Share of this run's prompts that name the film's symptoms, among films whose symptoms are known."""
+    path = run_dir / "01_preprocess" / "clinical.csv"
+    if not path.is_file():
+        return None
+    clinical = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("image_id").symptoms
+    named = [
+        all(symptom.strip().lower() in row["prompt"].lower() for symptom in clinical[row["image_id"]].split(","))
+        for row in _prompts(run_dir)
+        if clinical.get(row["image_id"])
+    ]
+    return float(np.mean(named)) if named else None
+
+
+def prompts_ask_for_all_four(run_dir: Path) -> bool | None:
+    """Does every prompt of this run ask for causes, symptoms, diagnostic methods and treatment options?"""
+    prompts = [row["prompt"].lower() for row in _prompts(run_dir)]
+    wanted = ("cause", "symptom", "diagnos", "treatment")
+    return all(word in prompt for prompt in prompts for word in wanted) if prompts else None
+
+
+def table7_rows_about_treatment(run_dir: Path) -> int:
+    """Rows of Table 7, as listed in data/claims.csv, that evaluate a treatment or a recommendation."""
+    claims = pd.read_csv(Path(__file__).resolve().parents[2] / "data" / "claims.csv", dtype=str, keep_default_na=False)
+    of_table7 = claims.claim[claims.source == "Table 7"]
+    return int(of_table7.str.contains("treatment|recommend", case=False).sum())
 
 
 FACTS: dict[str, Callable] = {
@@ -262,6 +311,10 @@ FACTS: dict[str, Callable] = {
         trunk_map_size,
         films_are_scaled,
         opt_parameters_in_billions,
+        lora_share,
+        prompts_with_symptoms,
+        prompts_ask_for_all_four,
+        table7_rows_about_treatment,
         classification_head_can_write,
         share_of_test_images,
     )

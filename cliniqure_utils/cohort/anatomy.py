@@ -21,8 +21,9 @@ from scipy import ndimage
 
 from cliniqure_utils.runs import atomic_path
 
-CACHE_VERSION = 3  # raise when a change below changes the volumes
+CACHE_VERSION = 4  # raise when a change below changes the volumes
 SPACING = 1.5  # mm; a demo film has pixels of about 1 mm
+RAY_STEP = 4.5  # mm between samples along a ray; voxels are averaged over it
 
 # Label values of TotalSegmentator v2, which the phantom uses too.
 LOBES = {"left upper": 10, "left lower": 11, "right upper": 12, "right middle": 13, "right lower": 14}
@@ -54,7 +55,7 @@ class Anatomy:
             and distances in mm; lesions are placed on one of them.
         lung_box: "left", "right" -> slices around that lung.
         organ_box: HEART, AORTA -> slices around that organ.
-        volumes: float32 (2, depth, height, width): soft and bone, which are views of it.
+        projected: float32 (2, depth / group, height, width): soft and bone, averaged along the rays for projection.
     """
 
     source: str
@@ -74,11 +75,12 @@ class Anatomy:
     point_wall: np.ndarray = field(init=False)
     lung_box: dict[str, tuple[slice, ...]] = field(init=False)
     organ_box: dict[int, tuple[slice, ...]] = field(init=False)
-    volumes: np.ndarray = field(init=False)
+    projected: np.ndarray = field(init=False)
 
     def __post_init__(self):
-        self.volumes = np.stack([self.soft, self.bone])
-        self.soft, self.bone = self.volumes  # views: the projection takes both in one piece
+        if self.shape[0] % self.group:
+            raise ValueError(f"found a depth of {self.shape[0]} voxels, expected a multiple of {self.group}")
+        self.projected = np.stack([average_depth(self.soft, self.group), average_depth(self.bone, self.group)])
         lungs = is_lung(self.label)
         in_body = (self.soft > 0.3).sum(0) + 1
         thickness = lungs.sum(0)
@@ -104,6 +106,11 @@ class Anatomy:
     def shape(self) -> tuple[int, int, int]:
         """(depth, height, width) in voxels."""
         return self.soft.shape
+
+    @property
+    def group(self) -> int:
+        """Voxels along the depth that are averaged to one sample of a ray."""
+        return max(1, round(RAY_STEP / self.spacing))
 
     def mm(self, name: str, slices: tuple[slice, ...]) -> np.ndarray:
         """One of the distance maps ("depth", "wall", ...) on a part of the volume, float32 in mm."""
@@ -165,6 +172,16 @@ class Anatomy:
                 bone=stored["bone"].astype(np.float32) * np.float32(BONE_MAX / 255),
                 **maps,
             )
+
+
+def average_depth(volume: np.ndarray, group: int) -> np.ndarray:
+    """Mean over groups of neighbours along the first axis, whose length is a multiple of `group`."""
+    if group == 1:
+        return volume
+    total = volume[::group].copy()
+    for k in range(1, group):
+        total += volume[k::group]
+    return total / np.float32(group)
 
 
 def is_lung(label: np.ndarray) -> np.ndarray:
@@ -255,6 +272,8 @@ def anatomy_from_ct(ct_path: str | Path, mask_path: str | Path, spacing: float =
 
 def with_distance_maps(source: str, spacing: float, soft: np.ndarray, bone: np.ndarray, label: np.ndarray) -> Anatomy:
     """Build an Anatomy from its three volumes: computes the distance maps, each only around the organ it needs."""
+    spare = -len(soft) % max(1, round(RAY_STEP / spacing))
+    soft, bone, label = (np.pad(volume, ((0, spare), (0, 0), (0, 0))) for volume in (soft, bone, label))
     lungs = is_lung(label)
     around = _pad(ndimage.find_objects(lungs.astype(np.uint8))[0], 1, soft)
     part = lungs[around]

@@ -75,14 +75,12 @@ def simulate(
     Raises:
         ValueError: A finding cannot be simulated.
     """
-    import torch
-
     unknown = set(findings) - {*shapes.MAKERS, "Cardiomegaly", "Aortic enlargement"}
     if unknown:
         raise ValueError(f"cannot simulate {', '.join(sorted(unknown))}; see cohort.SIMULATED_FINDINGS")
     n_grid = n_grid or max(48, int(0.6 * size))
     geometry = Geometry(anatomy, np.random.default_rng([*seed, 0]), n_grid, vary)
-    soft, bone = geometry.project(torch.from_numpy(anatomy.volumes)[None])
+    soft, bone = geometry.project(anatomy.projected)
     body = anatomy.soft.copy()  # the body with the lesions so far
     to_film = size / n_grid
     boxes: list[dict] = []
@@ -100,8 +98,8 @@ def simulate(
     put(heart, geometry.project_part(heart.change, heart.slices))
     arch = shapes.enlarged_arch(anatomy, body, arch_growth)
     put(arch, geometry.project_part(arch.change, arch.slices))
-    heart_box = _bounds(geometry.project_part(heart.outline, heart.slices, 2), 10.0)
-    arch_box = _bounds(geometry.project_part(arch.outline, arch.slices, 2), 8.0)
+    heart_box = _bounds(geometry.project_part(heart.outline, heart.slices), 10.0)
+    arch_box = _bounds(geometry.project_part(arch.outline, arch.slices), 8.0)
     ratio = (heart_box[2] - heart_box[0]) / _chest_width(geometry)
     arch_width = (arch_box[2] - arch_box[0]) * geometry.pixel
     if ratio > CARDIOTHORACIC_LIMIT:
@@ -149,7 +147,7 @@ def _look(geometry: Geometry, lesion: shapes.Lesion, lung_field: np.ndarray):
     shadow = geometry.project_part(lesion.change, lesion.slices)
     if shadow is None:
         return None, None
-    seen = shadow if lesion.outline is None else geometry.project_part(lesion.outline, lesion.slices, 3)
+    seen = shadow if lesion.outline is None else geometry.project_part(lesion.outline, lesion.slices)
     values = seen.values
     rows, columns = values.shape
     window = lung_field[seen.row : seen.row + rows, seen.column : seen.column + columns] > 0.3

@@ -12,11 +12,10 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from cliniqure_utils.cohort.anatomy import HEART, Anatomy
+from cliniqure_utils.cohort.anatomy import HEART, Anatomy, average_depth
 
 SOURCE_DISTANCE = 1800.0  # mm from X-ray tube to detector, the usual distance of a standing chest film
 AIR_GAP = 30.0  # mm between chest and detector
-STEP = 3.0  # mm between samples along a ray
 WATER = 0.0192  # absorbed per mm of water at the mean energy of a 120 kVp chest beam
 FULL_SCALE = 4095  # 12 bits
 
@@ -68,7 +67,6 @@ class Geometry:
         self.fov = 306.0 + spread * rng.uniform(-18, 18)
         top_margin = 5.0 + spread * rng.uniform(-5, 7)  # mm of the volume above the upper edge of the film
         breath = -6.0 + spread * rng.uniform(-16, 12)  # mm by which the diaphragm moves; negative: deeper breath
-
         squeeze = 0.18 + spread * rng.uniform(-0.05, 0.05)  # by which the heart is narrower than in the CT
 
         extent = np.array(anatomy.shape) * anatomy.spacing
@@ -76,11 +74,13 @@ class Geometry:
             float((s.start + s.stop) / 2 * anatomy.spacing - e / 2)
             for s, e in zip(anatomy.organ_box[HEART][1:], extent[1:], strict=True)
         ]
-        self.n_steps = int(extent[0] / STEP)
+        # Rays run nearly along the depth: voxels are averaged in groups along it and each group is sampled once.
+        self.step = anatomy.group * anatomy.spacing
+        self.n_steps = anatomy.shape[0] // anatomy.group
         # Positions are worked out on a coarse lattice and enlarged: they change slowly.
-        n_coarse, d_coarse = max(20, n_grid // 8), max(10, self.n_steps // 4)
-        depth = torch.linspace(0, float(extent[0]), d_coarse)
-        across = ((torch.arange(n_coarse) + 0.5) / n_coarse - 0.5) * self.fov
+        n_coarse, d_coarse = max(20, n_grid // 8), max(8, self.n_steps // 5)
+        depth = torch.linspace(self.step / 2, float(extent[0]) - self.step / 2, d_coarse)
+        across = torch.linspace(-1, 1, n_coarse) * (self.fov - self.pixel) / 2
         d, h, w = torch.meshgrid(depth, across, across, indexing="ij")
         # Cone beam, detector at the chest: what lies deeper is magnified more, so rays close in on the way back.
         middle = 1 - (extent[0] / 2 + AIR_GAP) / SOURCE_DISTANCE
@@ -113,11 +113,12 @@ class Geometry:
         """mm between detector samples."""
         return self.fov / self.n_grid
 
-    def project(self, volumes) -> np.ndarray:
+    def project(self, volumes: np.ndarray) -> np.ndarray:
         """Project whole volumes.
 
         Args:
-            volumes: torch tensor (1, n, depth, height, width), density relative to water.
+            volumes: float32 (n, n_steps, height, width), density relative to water, averaged along the depth as
+                `Anatomy.projected` is.
 
         Returns:
             float32 (n, n_grid, n_grid), mm of water.
@@ -125,36 +126,40 @@ class Geometry:
         import torch
         from torch.nn import functional
 
-        total = torch.zeros((volumes.shape[1], self.n_grid, self.n_grid))
+        tensor = torch.from_numpy(volumes)[None]
+        total = torch.zeros((len(volumes), self.n_grid, self.n_grid))
         for start in range(0, self.n_steps, 8):  # few steps at a time: the samples stay in the processor's cache
             part = self.grid[None, start : start + 8]
-            sampled = functional.grid_sample(volumes, part, padding_mode="border", align_corners=False)
+            sampled = functional.grid_sample(tensor, part, padding_mode="border", align_corners=False)
             total += sampled[0].sum(1)
-        return (total * STEP).numpy()
+        return (total * self.step).numpy()
 
-    def project_part(self, values: np.ndarray, slices: tuple[slice, ...], stride: int = 1) -> PartialProjection | None:
+    def project_part(self, values: np.ndarray, slices: tuple[slice, ...]) -> PartialProjection | None:
         """Project something that exists only in part of the volume; None where it misses the film.
 
         Args:
-            values: float (depth, height, width) on `slices`; zero outside.
-            stride: Take every n-th sample along the rays: enough for large, smooth things.
+            values: float (depth, height, width) on `slices`, in full voxels; zero outside.
         """
         import torch
         from torch.nn import functional
 
+        group = self.anatomy.group
+        before, after = slices[0].start % group, -slices[0].stop % group
+        if before or after:
+            values = np.pad(values, ((before, after), (0, 0), (0, 0)))
+        values = average_depth(values, group)
         region = self._region(slices)
         if region is None:
             return None
-        part = self.grid[region][::stride]
-        shape = np.array(self.anatomy.shape[::-1], np.float32)
-        start = np.array([s.start for s in slices[::-1]], np.float32)
+        # From the coordinates of the whole volume (width, height, depth; -1 to 1) to those of the part.
+        shape = np.array([*self.anatomy.shape[:0:-1], self.n_steps], np.float32)
+        start = np.array([slices[2].start, slices[1].start, slices[0].start // group], np.float32)
         size = np.array(values.shape[::-1], np.float32)
-        scale = torch.from_numpy(shape / size)
-        offset = torch.from_numpy(shape / size - 2 * start / size - 1)
+        scale, offset = torch.from_numpy(shape / size), torch.from_numpy((shape - 2 * start) / size - 1)
+        part = torch.addcmul(offset, self.grid[region], scale)[None]
         tensor = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
-        places = torch.addcmul(offset, part, scale)[None]
-        sampled = functional.grid_sample(tensor, places, padding_mode="zeros", align_corners=False)
-        return PartialProjection((sampled[0, 0].sum(0) * (STEP * stride)).numpy(), region[1].start, region[2].start)
+        sampled = functional.grid_sample(tensor, part, padding_mode="zeros", align_corners=False)
+        return PartialProjection((sampled[0, 0].sum(0) * self.step).numpy(), region[1].start, region[2].start)
 
     def front_view(self, image: np.ndarray) -> np.ndarray:
         """Carry a map of the body seen from the front, (height, width) in voxels, to the detector grid.
@@ -181,8 +186,9 @@ class Geometry:
             hit = np.flatnonzero(inside.any(tuple(a for a in range(3) if a != axis)))
             if len(hit) == 0:
                 return None
-            per_cell = fine / inside.shape[axis]
-            spans.append(slice(max(0, int((hit[0] - 1) * per_cell)), min(fine, int(np.ceil((hit[-1] + 2) * per_cell)))))
+            per_cell = (fine - 1) / (inside.shape[axis] - 1)
+            first, last = (hit[0] - 1) * per_cell, (hit[-1] + 1) * per_cell
+            spans.append(slice(max(0, int(first)), min(fine, int(np.ceil(last)) + 1)))
         return tuple(spans)
 
 
@@ -259,7 +265,7 @@ def smooth_noise(shape: tuple[int, ...], scale: float, rng: np.random.Generator,
     for octave in range(octaves):
         knots = [max(2, int(np.ceil(n / (scale / 2**octave))) + 1) for n in shape]
         values = torch.from_numpy(rng.standard_normal(knots, dtype=np.float32))[None]
-        total += _enlarge(values, shape, align_corners=True)[..., 0] / 1.6**octave
+        total += _enlarge(values, shape)[..., 0] / 1.6**octave
     return (total / total.std()).numpy()
 
 
@@ -273,11 +279,11 @@ def _rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
     )
 
 
-def _enlarge(values, size: tuple[int, ...], align_corners: bool = False):
-    """Trilinear interpolation of a torch tensor (channels, depth, height, width) to (*size, channels)."""
+def _enlarge(values, size: tuple[int, ...]):
+    """Trilinear interpolation of a torch tensor (channels, depth, height, width) to (*size, channels), ends kept."""
     from torch.nn import functional
 
-    out = functional.interpolate(values[None], size=size, mode="trilinear", align_corners=align_corners)[0]
+    out = functional.interpolate(values[None], size=size, mode="trilinear", align_corners=True)[0]
     return out.permute(1, 2, 3, 0).contiguous()
 
 

@@ -14,6 +14,8 @@ from .classification import (
     macro_auroc_interval,
     most_common_labels,
     per_class_scores,
+    per_image_f1,
+    with_no_finding,
 )
 from .detection import (
     DEFINITIONS,
@@ -66,10 +68,12 @@ __all__ = [
     "most_common_report",
     "paired_map_difference",
     "per_class_scores",
+    "per_image_f1",
     "percentile_interval",
     "random_pairs",
     "resample_counts",
     "shuffled_order",
     "text_scores",
     "whole_image_baseline",
+    "with_no_finding",
 ]

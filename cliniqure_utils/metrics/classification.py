@@ -58,6 +58,18 @@ def per_class_scores(*, references, predictions) -> dict[str, np.ndarray]:
     return {"precision": precision, "recall": recall, "f1": f1, "support": references.sum(0)}
 
 
+def per_image_f1(*, references, predictions) -> np.ndarray:
+    """F1 of each image (n,); 0 where neither side names a class: add "No finding" first (`with_no_finding`)."""
+    references, predictions = _binary(references, predictions)
+    return _ratio(2 * (references & predictions).sum(1), references.sum(1) + predictions.sum(1))
+
+
+def with_no_finding(findings) -> np.ndarray:
+    """Labels (n, 14) -> bool (n, 15): the last class, "No finding", is true exactly where no finding is."""
+    findings = np.asarray(findings).astype(bool)
+    return np.concatenate([findings, ~findings.any(1, keepdims=True)], axis=1)
+
+
 def auroc(*, references, probabilities) -> np.ndarray:
     """Area under the ROC curve of each class: the chance that a positive image scores above a negative one.
 

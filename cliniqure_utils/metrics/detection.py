@@ -130,7 +130,15 @@ def best_score_threshold(*, references, predictions, image_ids=None, iou_thresho
 
 
 def box_overlap(
-    *, references, predictions, image_ids, definition: str, with_no_finding: bool = False, image_sizes=None
+    *,
+    references,
+    predictions,
+    image_ids,
+    definition: str,
+    with_no_finding: bool = False,
+    image_sizes=None,
+    n_resamples: int = 0,
+    seed: int = 0,
 ) -> dict[str, float]:
     """IoU and Dice of boxes under one of the named `DEFINITIONS`.
 
@@ -145,9 +153,12 @@ def box_overlap(
         with_no_finding: False ignores "No finding" rows. True gives each image without a finding box, on either side,
             one whole-image box of class "No finding", as Table 2 of the paper does.
         image_sizes: image_id -> (width, height); needed with_no_finding.
+        n_resamples: Above 0 adds a 95% bootstrap interval by image.
+        seed: Seed of the resampling.
 
     Returns:
-        iou and dice in [0, 1], NaN when n is 0; n, the number of pairs, reference boxes or images averaged over.
+        iou and dice in [0, 1], NaN when n is 0; n, the number of pairs, reference boxes or images averaged over; with
+        n_resamples also iou_low, iou_high, dice_low, dice_high.
 
     Raises:
         ValueError: Unknown definition, or image_sizes are needed and lack an image.
@@ -161,16 +172,31 @@ def box_overlap(
         tables = [_add_whole_images(table, image_ids, image_sizes) for table in tables]
     if definition in ("pooled", "pooled_total"):
         shared, union, total = _pooled_areas(*tables, image_ids)
-        shared, union, total = shared[union > 0], union[union > 0], total[union > 0]
-        if definition == "pooled_total":
-            shared, union, total = (np.atleast_1d(v.sum()) if len(v) else v for v in (shared, union, total))
-        iou, dice = shared / union, 2 * shared / total
+        image = np.flatnonzero(union > 0)
+        shared, union, total = shared[image], union[image], total[image]
+    if definition == "pooled_total":
+        iou, dice, n = (shared, union), (2 * shared, total), int(len(image) > 0)
     else:
-        iou = _matched_ious(*tables) if definition == "matched" else _best_ious(*tables)
-        dice = 2 * iou / (1 + iou)
-    if len(iou) == 0:
-        return {"iou": float("nan"), "dice": float("nan"), "n": 0}
-    return {"iou": float(iou.mean()), "dice": float(dice.mean()), "n": len(iou)}
+        if definition == "pooled":
+            values = shared / union, 2 * shared / total
+        else:
+            ious, image = _box_ious(*tables, image_ids, only_matched=definition == "matched")
+            values = ious, 2 * ious / (1 + ious)
+        iou, dice, n = *((value, np.ones(len(value))) for value in values), len(image)
+
+    # Each is a ratio of two sums over items; an item belongs to one image, so a resample only reweights the sums.
+    weights = [np.ones((1, len(image_ids)))]
+    if n_resamples > 0:
+        weights.append(resample_counts(len(image_ids), n_resamples, seed))
+    result = {"n": n}
+    for name, parts in (("iou", iou), ("dice", dice)):
+        per_image = [np.bincount(image, part, minlength=len(image_ids)) for part in parts]
+        sums = [[weight @ part for part in per_image] for weight in weights]
+        ratios = [np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0) for a, b in sums]
+        result[name] = float(ratios[0][0])
+        if n_resamples > 0:
+            result[f"{name}_low"], result[f"{name}_high"] = percentile_interval(ratios[1])
+    return result
 
 
 def check_iou_dice(iou: float, dice: float, rounding: float = 0.005) -> dict:
@@ -399,9 +425,9 @@ class _Matches:
         return result
 
     def bootstrap(self, n_resamples: int, seed: int) -> tuple[float, np.ndarray]:
-        """mAP of all images, and (n_resamples,) mAP of the resamples."""
+        """mAP of all images, and (n_resamples,) mAP of the resamples; NaN without a reference box."""
         if not self.class_names:
-            raise ValueError("no reference box on the evaluated images, so there is no average precision")
+            return float("nan"), np.full(n_resamples, np.nan)
         point = self.average_precision(np.ones((1, self.n_images)))
         samples = self.average_precision(resample_counts(self.n_images, n_resamples, seed))
         known = ~np.isnan(samples)
@@ -421,26 +447,23 @@ def _add_whole_images(table: pd.DataFrame, image_ids: list[str], image_sizes) ->
     return whole if table.empty else pd.concat([table, whole], ignore_index=True)
 
 
-def _pairs(references: pd.DataFrame, predictions: pd.DataFrame):
-    """For each image and class with a reference: the IoU matrix (predictions, references)."""
+def _box_ious(references: pd.DataFrame, predictions: pd.DataFrame, image_ids: list[str], only_matched: bool):
+    """IoU of each matched pair, or of each reference with its best prediction (0 for none); and the image's index."""
+    index = {image_id: i for i, image_id in enumerate(image_ids)}
     reference_corners, prediction_corners = references[BOX].to_numpy(), predictions[BOX].to_numpy()
     prediction_rows = predictions.reset_index(drop=True).groupby(["image_id", "class_name"]).indices
+    values, images = [], []
     for key, rows in references.reset_index(drop=True).groupby(["image_id", "class_name"]).indices.items():
         found = np.sort(prediction_rows.get(key, np.array([], dtype=int)))
-        yield iou_matrix(prediction_corners[found], reference_corners[rows])
-
-
-def _matched_ious(references: pd.DataFrame, predictions: pd.DataFrame, threshold: float = 0.4) -> np.ndarray:
-    matched = []
-    for iou in _pairs(references, predictions):
-        taken = _greedy_match(iou, threshold)
-        matched.extend(iou[row, column] for row, column in enumerate(taken) if column >= 0)
-    return np.array(matched)
-
-
-def _best_ious(references: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
-    best = [iou.max(0) if len(iou) else np.zeros(iou.shape[1]) for iou in _pairs(references, predictions)]
-    return np.concatenate(best) if best else np.array([])
+        iou = iou_matrix(prediction_corners[found], reference_corners[rows])
+        if only_matched:
+            taken = _greedy_match(iou, 0.4)
+            here = iou[taken >= 0, taken[taken >= 0]]
+        else:
+            here = iou.max(0) if len(iou) else np.zeros(len(rows))
+        values.append(here)
+        images.extend([index[key[0]]] * len(here))
+    return np.concatenate(values) if values else np.array([]), np.array(images, dtype=int)
 
 
 def _pooled_areas(references: pd.DataFrame, predictions: pd.DataFrame, image_ids: list[str]):

@@ -67,6 +67,7 @@ class BertScores:
         shuffled_rescaled: The same, rescaled.
         pairs: One row per pair: precision, recall, f1 (raw), empty (a side has no words), cut (a side was longer than
             the encoder reads, and its tail did not count).
+        shuffled_f1: float (n pairs,): raw F1 of each prediction against another image's reference; empty as above.
         random_pairs: float (n,): raw F1 of each random pair, for a picture.
         encoder, layer: What measured it.
     """
@@ -77,6 +78,7 @@ class BertScores:
     shuffled: dict[str, float] | None
     shuffled_rescaled: dict[str, float] | None
     pairs: pd.DataFrame
+    shuffled_f1: np.ndarray = field(repr=False)
     random_pairs: np.ndarray = field(repr=False)
     encoder: str
     layer: int
@@ -210,6 +212,7 @@ def bert_scores(
         shuffled=_means(shuffled) if len(shuffled) else None,
         shuffled_rescaled=_rescale(_means(shuffled), baseline) if len(shuffled) else None,
         pairs=pairs,
+        shuffled_f1=shuffled["f1"].to_numpy(),
         random_pairs=random["f1"].to_numpy(),
         encoder=scorer.name,
         layer=scorer.layer,

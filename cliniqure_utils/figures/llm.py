@@ -1,0 +1,94 @@
+"""Figures of notebooks 05 and 06: what LoRA trains, its losses, and reports side by side."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from cliniqure_utils.figures import BLUE, HATCHES, ORANGE, SKY, draw_boxes, new_figure, show_film
+
+STATUS_MARKS = {"supported": "✓", "contradicted": "✗", "unsupported": "?", "neutral": "·"}
+
+
+def plot_lora(layers: int, width: int, rank: int, trainable: int, total: int):
+    """The paper's figure 3 with this model's numbers: frozen W beside the two thin LoRA matrices. Figure."""
+    from matplotlib.patches import Rectangle
+
+    figure, axes = new_figure(1, 2, width=8.4, height=3.0, width_ratios=[1.3, 1])
+    axis = axes[0, 0]
+    axis.set_xlim(0, 10)
+    axis.set_ylim(0, 6)
+    axis.axis("off")
+    for x, y, w, h, colour, hatch, text in (
+        (1, 1.2, 3.4, 3.4, SKY, "", f"W, frozen\n{width} x {width}"),
+        (6.0, 3.0, 3.2, 0.5, ORANGE, "//", f"A: {rank} x {width}"),
+        (7.3, 0.6, 0.5, 2.0, ORANGE, "..", f"B: {width} x {rank}"),
+    ):
+        axis.add_patch(Rectangle((x, y), w, h, facecolor=colour, edgecolor="black", hatch=hatch))
+        beside = hatch == ".."
+        axis.text(x + (w + 0.2 if beside else w / 2), y + h / 2 + (0.6 if hatch == "//" else 0), text,
+                  ha="left" if beside else "center", va="center", fontsize=9)  # fmt: skip
+    axis.annotate("", (2.7, 1.1), (2.7, 0.2), arrowprops={"arrowstyle": "<-"})
+    axis.text(2.9, 0.3, "x: hidden states of the tokens", fontsize=8)
+    axis.text(4.9, 2.9, "+", fontsize=18, ha="center")
+    axis.set_title(f"query and value of {layers} layers: W x + (alpha / r) B A x", fontsize=9)
+    bars = axes[0, 1]
+    bars.barh(
+        ["all weights", "trained with LoRA"], [total, trainable], color=[SKY, ORANGE], hatch="", edgecolor="black"
+    )
+    bars.set_xscale("log")
+    bars.set_xlabel("parameters (log scale)")
+    bars.set_title(f"{trainable / total:.2%} of the weights are trained", fontsize=9)
+    return figure
+
+
+def plot_losses(histories: Mapping[str, pd.DataFrame]):
+    """Training loss against steps, one panel per objective. Figure."""
+    figure, axes = new_figure(1, len(histories), width=3.6 * len(histories), height=2.6)
+    for axis, (name, history) in zip(axes[0], histories.items(), strict=True):
+        axis.plot(history.step, history.loss, color=BLUE, marker="o", ms=3)
+        axis.set_xlabel("step (8 items each)")
+        axis.set_ylabel("training loss")
+        axis.set_title(name, fontsize=9)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def plot_side_by_side(film: np.ndarray, boxes: np.ndarray, names: Sequence[str], reports: Mapping[str, list[dict]]):
+    """The paper's figure 4 with the film: each system's sentences, marked by what the evidence says.
+
+    Args:
+        film: uint8 (height, width). boxes: (n, 4) in pixels of the film.
+        reports: system -> checked sentences (`prompts.check_sentences`).
+
+    Returns:
+        Figure.
+    """
+    columns = 1 + len(reports)
+    figure, axes = new_figure(1, columns, width=3.0 * columns, height=3.4)
+    show_film(axes[0, 0], film, "film, detected boxes")
+    draw_boxes(axes[0, 0], boxes, names, "predicted")
+    for axis, (system, sentences) in zip(axes[0, 1:], reports.items(), strict=True):
+        axis.axis("off")
+        axis.set_title(system, fontsize=9)
+        lines = []
+        for entry in sentences:
+            lines += textwrap.wrap(f"{STATUS_MARKS[entry['status']]} {entry['sentence']}", 44)
+        axis.text(0, 1, "\n".join(lines[:19]), fontsize=7, va="top", ha="left", transform=axis.transAxes)
+    return figure
+
+
+def plot_statuses(shares: pd.DataFrame):
+    """Share of sentences per status (columns) and system (index), stacked. Figure."""
+    figure, axes = new_figure(1, 1, width=6.4, height=0.9 + 0.45 * len(shares))
+    axis, left = axes[0, 0], np.zeros(len(shares))
+    for i, status in enumerate(shares.columns):
+        colour = ("#009E73", "#D55E00", "#E69F00", "#999999")[i]
+        axis.barh(shares.index, shares[status], left=left, label=status, color=colour, hatch=HATCHES[i], ec="white")
+        left = left + shares[status].to_numpy()
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1)
+    axis.set_xlabel("share of sentences")
+    axis.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure

@@ -1,0 +1,272 @@
+"""Section 6.1: the structured prompt, and the report made of facts, prose and cited table text.
+
+Facts come from the classifier and the detector and are written by a template; prose comes from the language model and
+every sentence of it is checked against the facts; recommendations come from `data/knowledge.csv`, marked as such.
+For teaching, not for clinical use.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from cliniqure_utils import labeller
+from cliniqure_utils.vindr import FINDINGS
+
+DISCLAIMER = "For teaching only, not for clinical use."
+MIDLINE = ("Cardiomegaly", "Aortic enlargement")
+STATUSES = ("supported", "contradicted", "unsupported", "neutral")
+INSTRUCTION = (
+    "Write a chest X-ray report: describe the findings and their underlying causes, associated symptoms, diagnostic "
+    "methods and treatment options."
+)
+
+
+@dataclass
+class Evidence:
+    """What the earlier stages say about one film.
+
+    Attributes:
+        image_id: Film.
+        findings: (name, probability in [0, 1]) of the findings above their threshold, any order.
+        boxes: (name, score, place in words) of the detector's boxes above their threshold.
+        crude_report: Text of the report model.
+        age_years, sex, symptoms, indication: None or "" where unknown.
+    """
+
+    image_id: str
+    findings: list[tuple[str, float]] = field(default_factory=list)
+    boxes: list[tuple[str, float, str]] = field(default_factory=list)
+    crude_report: str = ""
+    age_years: float | None = None
+    sex: str | None = None
+    symptoms: str = ""
+    indication: str = ""
+
+    @property
+    def present(self) -> set[str]:
+        """Names that the classifier or the detector stands for."""
+        return {name for name, _ in self.findings} | {name for name, _, _ in self.boxes}
+
+
+def place_in_words(name: str, box: Sequence[float], width: float, height: float) -> str:
+    """Box in pixels -> "left lower zone" and the like, by its centre.
+
+    The patient's left is the right half of the film. Zones are thirds of the film's height. Heart and aorta have no
+    side: "midline". Source: ours.
+    """
+    if name in MIDLINE:
+        return "midline"
+    x, y = (box[0] + box[2]) / 2 / width, (box[1] + box[3]) / 2 / height
+    zone = "upper" if y < 0.38 else "mid" if y < 0.58 else "lower"
+    return f"{'left' if x > 0.5 else 'right'} {zone} zone"
+
+
+def clean_field(value, limit: int = 400) -> str:
+    """Text from a DICOM header, a CSV or a model as one harmless line: it cannot break out of its field.
+
+    Control characters and line breaks become blanks, chat marks such as <|im_end|> and headings are taken apart, and
+    the text is cut at `limit` characters.
+    """
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", str(value))
+    text = re.sub(r"<[|/]?[^<>]{0,40}[|]?>", " ", text).replace("<|", " ").replace("|>", " ")
+    text = re.sub(r"#{2,}|`{3,}", " ", text)
+    text = re.sub(r"\s+", " ", text).strip()
+    return text if len(text) <= limit else text[: limit - 1].rsplit(" ", 1)[0] + "…"
+
+
+def build_prompt(evidence: Evidence, tokenizer=None, max_tokens: int | None = None) -> tuple[str, int]:
+    """The structured prompt of one film.
+
+    Args:
+        evidence: What is known about the film.
+        tokenizer, max_tokens: With both, the prompt is made to fit: the crude report is shortened first, then the least
+            certain findings go, never the instruction.
+
+    Returns:
+        (prompt, number of findings and boxes left out).
+    """
+    findings = sorted(evidence.findings, key=lambda f: (-f[1], f[0]))
+    boxes = sorted(evidence.boxes, key=lambda b: (-b[1], b[0]))
+    crude = clean_field(evidence.crude_report, 320)
+    dropped = 0
+    while True:
+        prompt = _prompt(evidence, findings, boxes, crude)
+        if tokenizer is None or max_tokens is None:
+            return prompt, dropped
+        if len(tokenizer(prompt).input_ids) <= max_tokens:
+            return prompt, dropped
+        if len(crude) > 80:
+            crude = clean_field(crude, len(crude) // 2)
+        elif findings or boxes:
+            if boxes and (not findings or boxes[-1][1] <= findings[-1][1]):
+                boxes = boxes[:-1]
+            else:
+                findings = findings[:-1]
+            dropped += 1
+        elif crude:
+            crude = ""
+        else:
+            return prompt, dropped
+
+
+def _prompt(evidence: Evidence, findings, boxes, crude: str) -> str:
+    known_age = evidence.age_years is not None and evidence.age_years == evidence.age_years
+    age = f"{evidence.age_years:.0f} years" if known_age else ""
+    person = [age, {"F": "female", "M": "male"}.get(evidence.sex or "", "")]
+    lines = [
+        "Patient: " + (", ".join(p for p in person if p) or "unknown"),
+        "Symptoms: " + (clean_field(evidence.symptoms, 160) or "none given"),
+        "Classified: " + (", ".join(f"{n} {p:.2f}" for n, p in findings) or "No finding"),
+        "Detected: " + (", ".join(f"{n} in the {w}" if w != "midline" else n for n, _, w in boxes) or "nothing"),
+    ]
+    if crude:
+        lines.append("Crude report: " + crude)
+    return "\n".join([*lines, INSTRUCTION])
+
+
+# ---- knowledge
+
+
+def load_knowledge(path: str | Path) -> pd.DataFrame:
+    """data/knowledge.csv, indexed by finding.
+
+    Columns: cause, symptoms, diagnostic_methods, treatment_options, red_flags, source ("unsourced" where no page was
+    read), source_date.
+
+    Raises:
+        ValueError: A finding is missing or named twice.
+    """
+    table = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("finding")
+    if sorted(table.index) != sorted(FINDINGS):
+        raise ValueError(f"{Path(path).name}: expected one row per finding, found {', '.join(table.index)}")
+    return table
+
+
+def recommendations(names: Sequence[str], knowledge: pd.DataFrame) -> list[dict]:
+    """Table text for findings whose row has a source: finding, cause, symptoms, ..., source, source_date."""
+    rows = knowledge.loc[[name for name in FINDINGS if name in set(names)]]
+    return rows[rows.source != "unsourced"].reset_index().to_dict("records")
+
+
+# ---- checking
+
+
+def check_sentences(text: str, evidence: Evidence) -> list[dict]:
+    """Hold every sentence of a text against the evidence.
+
+    Returns:
+        One dict per sentence: sentence, status. "contradicted": it states a finding that neither model stands for, on a
+        side where none was found, or denies one that is there. "supported": what it says about findings agrees with the
+        evidence. "neutral": it names no finding. "unsupported": it leaves open a finding that is not in the evidence.
+    """
+    sides: dict[str, set[str]] = {}
+    for name, _, place in evidence.boxes:
+        sides.setdefault(name, set()).add(place.split()[0])
+    mentions = labeller.find_mentions(text)
+    checked = []
+    for number, sentence in enumerate(labeller.split_sentences(text)):
+        status = "neutral"
+        for mention in mentions:
+            if mention.sentence != number:
+                continue
+            there = mention.finding in evidence.present
+            found = sides.get(mention.finding, set()) - {"midline"}
+            side = {"both": {"left", "right"}}.get(mention.side, {mention.side} if mention.side else set())
+            if (mention.status == "absent") == there:
+                verdict = "unsupported" if mention.status == "uncertain" else "contradicted"
+            elif there and side and found and not side & found:
+                verdict = "contradicted"
+            else:
+                verdict = "supported"
+            status = max(status, verdict, key=("neutral", "supported", "unsupported", "contradicted").index)
+        checked.append({"sentence": sentence, "status": status})
+    return checked
+
+
+# ---- reports
+
+
+def template_report(evidence: Evidence) -> str:
+    """The plain report from the facts alone: the baseline every written report must beat."""
+    if not evidence.present:
+        return "No finding is reported by the models. The heart size is normal. The lungs are clear."
+    probability = dict(evidence.findings)
+    sentences = []
+    for name in FINDINGS:
+        if name not in evidence.present:
+            continue
+        places = list(dict.fromkeys(w for n, _, w in evidence.boxes if n == name and w != "midline"))
+        where = f" in the {' and the '.join(places)}" if places else ""
+        certainty = f" (probability {probability[name]:.2f})" if name in probability else ""
+        sentences.append(f"There is {_in_prose(name)}{where}{certainty}.")
+    return " ".join(sentences)
+
+
+def _in_prose(name: str) -> str:
+    return {"ILD": "interstitial lung disease", "Nodule/Mass": "a nodule or mass", "Lung Opacity": "a lung opacity",
+            "Pleural effusion": "a pleural effusion", "Pneumothorax": "a pneumothorax",
+            "Other lesion": "another lesion"}.get(name, name.lower())  # fmt: skip
+
+
+def assemble_report(evidence: Evidence, prose: str, knowledge: pd.DataFrame, system: str) -> dict:
+    """Join facts, prose and table text into one report.
+
+    Returns:
+        dict with `text` (what is scored: the prose as written, or the template's text) and `sections`: facts, checked
+        (sentences with their status), recommendations (table rows with source), disclaimer.
+    """
+    facts = template_report(evidence)
+    text = facts if system == "template" else prose
+    return {
+        "text": text,
+        "sections": {
+            "facts": facts,
+            "checked": check_sentences(text, evidence),
+            "recommendations": recommendations(sorted(evidence.present), knowledge),
+            "disclaimer": DISCLAIMER,
+        },
+    }
+
+
+def gather_evidence(
+    image_ids: Sequence[str],
+    probabilities: pd.DataFrame,
+    thresholds: Mapping[str, float],
+    predictions: pd.DataFrame,
+    box_threshold: float,
+    crude_reports: Mapping[str, str],
+    clinical: pd.DataFrame,
+    sizes: Mapping[str, tuple[float, float]],
+) -> dict[str, Evidence]:
+    """Evidence of several films from the files of notebooks 01-04.
+
+    Args:
+        probabilities: Indexed by image_id, the 15 class columns. thresholds: per class.
+        predictions: predictions.csv. box_threshold: least score of a box.
+        crude_reports: image_id -> text. clinical: indexed by image_id.
+        sizes: image_id -> (width, height) in DICOM pixels.
+    """
+    chosen = predictions[predictions.score >= box_threshold]
+    groups = dict(list(chosen.groupby("image_id")))
+    out = {}
+    for image_id in image_ids:
+        row = probabilities.loc[image_id]
+        findings = [(n, float(row[n])) for n in FINDINGS if row[n] >= thresholds[n]]
+        boxes, seen = [], set()
+        if image_id in groups:
+            for box in groups[image_id].sort_values("score", ascending=False).itertuples():
+                place = place_in_words(box.class_name, (box.x_min, box.y_min, box.x_max, box.y_max), *sizes[image_id])
+                if (box.class_name, place) not in seen:
+                    seen.add((box.class_name, place))
+                    boxes.append((box.class_name, float(box.score), place))
+        person = clinical.loc[image_id] if image_id in clinical.index else {}
+        out[image_id] = Evidence(
+            image_id, findings, boxes, crude_reports.get(image_id, ""), person.get("age_years"), person.get("sex"),
+            clean_field(person.get("symptoms")), clean_field(person.get("indication")),
+        )  # fmt: skip
+    return out

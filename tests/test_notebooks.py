@@ -1,0 +1,256 @@
+"""The committed notebooks: clean, readable as they stand, and still true when they run again."""
+
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliniqure_utils.chain import ChainError, find_notebooks
+from cliniqure_utils.notebooks import clean_outputs, fill, output_texts, private_path, refresh, shrink_png
+from cliniqure_utils.runs import STEPS
+
+REQUIRED = {"run_dir": "../outputs/demo", "data_dir": "../data/demo", "seed": 2024, "device": "auto", "n_jobs": -1}
+WARNING = re.compile(r"\b\w*Warning:|^WARNING\b|\bdeprecated\b|Traceback \(most recent", re.MULTILINE)
+
+
+@pytest.fixture(scope="module", params=STEPS)
+def committed(request, repository):
+    """One committed notebook: (name, content, path)."""
+    path = repository / "notebooks" / f"{request.param}.ipynb"
+    return request.param, json.loads(path.read_text(encoding="utf-8")), path
+
+
+def code_cells(content: dict) -> list[dict]:
+    return [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def test_all_seven_open_with_the_required_parameters(repository):
+    notebooks = find_notebooks(repository / "notebooks")  # refuses anything but one parameters cell of literals
+    assert [notebook.name for notebook in notebooks] == list(STEPS)
+    for notebook in notebooks:
+        assert {name: notebook.defaults.get(name) for name in REQUIRED} == REQUIRED, notebook.name
+        for line in notebook.parameters_source.splitlines():
+            assert re.fullmatch(r"\w+ = .+  # .+", line), f"{notebook.name}: no comment in: {line}"
+
+
+def test_it_is_a_lesson_from_title_to_close(committed):
+    name, content, _ = committed
+    first, second = content["cells"][:2]
+    code = [source(cell) for cell in code_cells(content)]
+    title = source(first)
+    assert re.match(rf"# {int(name[:2])} · \w", title)
+    assert "You will" in title and "For teaching only, not for clinical use" in title
+    assert second["metadata"].get("tags") == ["parameters"]
+    assert f'RunStep(run_dir, "{name}")' in code[1]
+    for needed in ("step.write_metrics(", "step.summary()", "my_answer = None", "assert ", "step.save_figure("):
+        assert needed in "\n".join(code), needed
+
+
+def test_it_was_run_in_order_without_error_or_noise(committed):
+    _, content, path = committed
+    cells = code_cells(content)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} <= {"stream", "display_data", "execute_result"}
+    assert all(output["name"] == "stdout" for output in outputs if output["output_type"] == "stream")
+    shown = [output["data"] for output in outputs if "data" in output]
+    assert any("image/png" in data for data in shown)
+    figures = [data for data in shown if "".join(data.get("text/plain", "")).startswith("<Figure")]
+    assert all("image/png" in data for data in figures), "a figure is shown as text"
+    for where, text in output_texts(content):
+        assert private_path(text) is None, f"{where}: {private_path(text)}"
+        assert not WARNING.search(text), f"{where}: {WARNING.search(text)}"
+    assert path.stat().st_size < 2_000_000
+
+
+def test_its_metadata_is_quiet(committed):
+    _, content, _ = committed
+    assert set(content["metadata"]) <= {"kernelspec", "language_info"}
+    for cell in content["cells"]:
+        assert set(cell["metadata"]) <= {"tags"}
+        assert set(cell["metadata"].get("tags", [])) <= {"parameters", "nbval-check-output"}
+
+
+def test_exact_cells_print_and_show_no_bar(committed):
+    _, content, _ = committed
+    exact = [cell for cell in code_cells(content) if "nbval-check-output" in cell["metadata"].get("tags", [])]
+    assert exact, "no cell is compared when the notebook runs again"
+    for cell in exact:
+        text = "".join("".join(output.get("text", [])) for output in cell["outputs"])
+        assert text.strip(), source(cell)[:80]
+        assert not re.search(r"\d+%\||it/s|\d\s?s\b per|seconds", text), text[:200]
+
+
+NBVAL_CONFTEST = """
+def pytest_collectstart(collector):
+    if hasattr(collector, "skip_compare"):  # progress bars and warnings may differ
+        collector.skip_compare += ("stderr",)
+"""
+
+
+@pytest.mark.chain
+@pytest.mark.timeout(1800)
+def test_they_run_again_with_the_same_exact_cells(repository, tmp_path, anatomy_dir, run_environment):
+    """nbval on a copy with outputs of its own, so that outputs/demo is never touched; the cohort is shared."""
+    demo = repository / "outputs" / "demo"
+    before = {path: path.stat().st_mtime_ns for path in demo.rglob("*")} if demo.is_dir() else {}
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "data").symlink_to(repository / "data")
+    (tmp_path / "conftest.py").write_text(NBVAL_CONFTEST)
+    for name in STEPS:
+        text = (repository / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    command += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", str(tmp_path / "notebooks")]
+    result = subprocess.run(command, cwd=tmp_path, env=run_environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    cells = sum(len(code_cells(json.loads((repository / "notebooks" / f"{n}.ipynb").read_text()))) for n in STEPS)
+    assert f"{cells} passed" in result.stdout
+    assert (tmp_path / "outputs/demo/07_evaluate/metrics.json").is_file()
+    after = {path: path.stat().st_mtime_ns for path in demo.rglob("*")} if demo.is_dir() else {}
+    assert after == before
+
+
+# Filling notebooks with a run's outputs
+
+
+def cell(text: str, outputs=(), count=None, tags=()) -> dict:
+    return {
+        "cell_type": "code", "id": "a", "source": text, "execution_count": count, "outputs": list(outputs),
+        "metadata": {"tags": list(tags), "papermill": {"duration": 1.0}, "execution": {"iopub.status.busy": "now"}},
+    }  # fmt: skip
+
+
+def stream(text: str, name="stdout") -> dict:
+    return {"output_type": "stream", "name": name, "text": text}
+
+
+def notebook(*cells: dict) -> dict:
+    meta = {"papermill": {"input_path": "/x"}, "widgets": {"state": {}}, "language_info": {"name": "python"}}
+    return {"nbformat": 4, "nbformat_minor": 5, "metadata": meta, "cells": list(cells)}
+
+
+BAR = {
+    "output_type": "display_data", "metadata": {},
+    "data": {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "0%|  |"},
+}  # fmt: skip
+
+
+def test_filling_takes_outputs_and_leaves_noise_behind():
+    result = {"output_type": "execute_result", "execution_count": 9, "metadata": {"x": 1}, "data": {"text/plain": "3"}}
+    ran = notebook(
+        cell("a = 1", [], 4, ["parameters"]),
+        cell("show()", [stream("one\n"), stream("careful", "stderr"), BAR, stream("two\nthree"), result], 9),
+    )
+    filled = fill(notebook(cell("a = 1", tags=["parameters"]), cell("show()")), ran, "01_x")
+    first, second = filled["cells"]
+    assert (first["execution_count"], second["execution_count"]) == (1, 2)
+    assert second["outputs"][0] == {"output_type": "stream", "name": "stdout", "text": ["one\n", "two\n", "three"]}
+    assert second["outputs"][1] == {
+        "output_type": "execute_result", "execution_count": 2, "metadata": {}, "data": {"text/plain": "3"},
+    }  # fmt: skip
+    assert len(second["outputs"]) == 2
+    assert first["metadata"] == {"tags": ["parameters"]} and second["metadata"] == {}
+    assert set(filled["metadata"]) == {"kernelspec", "language_info"}
+
+
+@pytest.mark.parametrize(
+    "cells, message",
+    [
+        ([cell("a = 1", count=1), cell("seed = 2", count=2, tags=["injected-parameters"])], "with other parameters"),
+        ([cell("a = 2", count=1)], "has changed since it was run"),
+        ([cell("a = 1")], "was not run to its end: code cell 1"),
+        (
+            [cell("a = 1", [{"output_type": "error", "ename": "ValueError"}], 1)],
+            "code cell 1 holds an error: ValueError",
+        ),
+        (
+            [cell("a = 1", [stream(f"saved to {os.path.expanduser('~')}/x")], 1)],
+            "code cell 1: an output names a folder",
+        ),
+        (
+            [cell("a = 1", [stream("read /home/someone/films")], 1)],
+            "names a folder of this machine: /home/someone/films",
+        ),
+    ],
+)
+def test_filling_refuses(cells, message):
+    with pytest.raises(ChainError, match=re.escape(message)):
+        fill(notebook(cell("a = 1")), notebook(*cells), "01_x")
+
+
+def test_refresh_writes_all_or_nothing(tmp_path):
+    parameters = 'run_dir = "x"'
+    for folder, counts in (("notebooks", (None, None)), ("run/notebooks", (1, None))):
+        (tmp_path / folder).mkdir(parents=True)
+        for name, count in zip(("01_a", "02_b"), counts, strict=True):
+            content = notebook(cell(parameters, count=count, tags=["parameters"]))
+            (tmp_path / folder / f"{name}.ipynb").write_text(json.dumps(content))
+    before = (tmp_path / "notebooks/01_a.ipynb").read_text()
+    with pytest.raises(ChainError, match="02_b was not run to its end"):
+        refresh(tmp_path / "run", tmp_path / "notebooks")
+    assert (tmp_path / "notebooks/01_a.ipynb").read_text() == before
+    done = notebook(cell(parameters, [stream("hello")], 5, ["parameters"]))
+    (tmp_path / "run/notebooks/02_b.ipynb").write_text(json.dumps(done))
+    assert len(refresh(tmp_path / "run", tmp_path / "notebooks")) == 2
+    assert json.loads((tmp_path / "notebooks/02_b.ipynb").read_text())["cells"][0]["execution_count"] == 1
+    (tmp_path / "run/notebooks/01_a.ipynb").unlink()
+    with pytest.raises(ChainError, match="01_a was not run: 01_a.ipynb is missing"):
+        refresh(tmp_path / "run", tmp_path / "notebooks")
+
+
+def png_of(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def test_large_pictures_are_squeezed_until_the_notebook_fits():
+    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 1), np.uint8).repeat(3, axis=2)
+    picture = base64.b64encode(png_of(noise)).decode()
+    shown = {"output_type": "display_data", "metadata": {}, "data": {"image/png": picture}}
+    before = notebook(cell("a = 1", [shown, shown], 1))
+    assert len(json.dumps(before)) > 1_600_000
+    filled = fill(notebook(cell("a = 1")), before, "01_x")
+    assert len(json.dumps(filled)) <= 1_500_000
+    small = Image.open(io.BytesIO(base64.b64decode(filled["cells"][0]["outputs"][0]["data"]["image/png"])))
+    assert small.size[0] >= 450
+    text = {"output_type": "stream", "name": "stdout", "text": "x" * 1_600_000}
+    with pytest.raises(ChainError, match="1.6 MB of outputs"):
+        fill(notebook(cell("a = 1")), notebook(cell("a = 1", [text], 1)), "01_x")
+
+
+def test_a_smaller_palette_keeps_greys():
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (64, 1))
+    rgba = np.dstack([ramp, ramp, ramp, np.full_like(ramp, 255)])
+    again = np.asarray(Image.open(io.BytesIO(shrink_png(png_of(rgba), colours=256))).convert("RGB"))
+    assert np.abs(again.astype(int) - ramp[..., None]).max() <= 2
+    assert shrink_png(png_of(rgba), colours=16, scale=0.5) != png_of(rgba)
+
+
+def test_a_private_path_is_seen_and_a_public_one_is_not():
+    for text in ("/home/someone/x", "at /tmp/abc.csv", r"C:\Users\me", sys.prefix + "/lib", "/Users/me/films"):
+        assert private_path(text), text
+    for text in ("outputs/demo/01_preprocess", "1/2", "</tmp>", "and/or", "../data/demo", "https://x.org/home/page"):
+        assert private_path(text) is None, text
+
+
+def test_outputs_keep_html_and_pictures():
+    shown = {
+        "output_type": "display_data", "metadata": {"image/png": {"width": 3}},
+        "data": {"text/html": ["<b>", "x</b>"], "image/png": "abc"},
+    }  # fmt: skip
+    (kept,) = clean_outputs([shown], 1, "01_x")
+    assert kept["data"] == {"text/html": "<b>x</b>", "image/png": "abc"} and kept["metadata"] == {}
