@@ -92,7 +92,7 @@ _WORDS = {
 }
 
 
-_NAME = re.compile(r"(?<!\?)(?<!\?P)<(\w+)>")  # <name>, but not the start of (?<=, (?<! or (?P<
+_NAME = re.compile(r"(?<!\(\?)(?<!\(\?P)<(\w+)>")  # <name>, but not the start of (?<=, (?<! or (?P<
 
 
 def _compile(*patterns: str) -> re.Pattern:

@@ -140,7 +140,7 @@ def fit(
         args=arguments,
         train_dataset=train_dataset,
         eval_dataset=train_dataset if evaluate else None,
-        data_collator=collate,
+        data_collator=collate or torch.utils.data.default_collate,
         callbacks=[history],
         optimizer_kind=optimizer,
         param_groups=param_groups,

@@ -511,6 +511,20 @@ def test_the_same_seed_gives_the_same_baseline(scorer):
     assert twice[0] == twice[1] != twice[2]
 
 
+def test_several_systems_at_once_score_as_they_do_alone(scorer):
+    systems = {"same": REPORTS, "turned": REPORTS[::-1]}
+    together = metrics.bert_scores_by_system(
+        references=REPORTS, predictions=systems, scorer=scorer, n_random_pairs=30, seed=4
+    )
+    for name, texts in systems.items():
+        alone = metrics.bert_scores(
+            references=REPORTS, predictions=texts, scorer=scorer, baseline_texts=REPORTS, n_random_pairs=30, seed=4
+        )
+        assert together[name].rescaled == pytest.approx(alone.rescaled, abs=1e-4)
+        assert together[name].shuffled == pytest.approx(alone.shuffled, abs=1e-4)
+        np.testing.assert_allclose(together[name].shuffled_f1, alone.shuffled_f1, atol=1e-4)
+
+
 def test_one_reference_cannot_be_rescaled_and_says_so(scorer):
     alone = metrics.bert_scores(references=REPORTS[:1], predictions=REPORTS[:1], scorer=scorer)
     assert alone.rescaled is None and alone.shuffled is None

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -25,6 +26,10 @@ KERNEL_ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # the order of a set is the same in every run
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # CUDA's condition for deterministic matrix products
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warning in the output
+}
+HOW_IT_ENDED = {
+    -9: "was killed (signal 9), as happens when memory runs out: try a smaller batch size",
+    -11: "crashed in compiled code (signal 11)",
 }
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 NOISE = (
@@ -61,10 +66,11 @@ class Failure:
 class NotebookFailed(RuntimeError):
     """A notebook stopped with an error; the chain stops with it. The command exits with 1."""
 
-    def __init__(self, name: str, failure: Failure):
+    def __init__(self, name: str, failure: Failure, peak_mb: float):
         super().__init__(f"{name} {failure.lines()[0]} {failure.error}: {failure.message.splitlines()[0]}")
         self.name = name
         self.failure = failure
+        self.peak_mb = peak_mb
 
 
 def execute(
@@ -93,9 +99,12 @@ def execute(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    def kernel_started(pid: int) -> None:
-        watch.follow(pid)
-        on_kernel(pid)
+    kernels: list[subprocess.Popen] = []
+
+    def kernel_started(process: subprocess.Popen) -> None:
+        kernels.append(process)
+        watch.follow(process.pid)
+        on_kernel(process.pid)
 
     stopping = stopping or threading.Event()
     output_path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,12 +124,13 @@ def execute(
                 kernel_manager_class=_kernel_manager(kernel_started, stopping),
             )
     except PapermillExecutionError as error:
-        raise NotebookFailed(notebook.name, _failure(notebook, error)) from None
+        raise NotebookFailed(notebook.name, _failure(notebook, error), watch.peak_mb) from None
     except KeyboardInterrupt:
         logging.getLogger("asyncio").disabled = True  # it would report the cell that nobody waits for any more
         raise
     except DeadKernelError:
-        raise NotebookFailed(notebook.name, _dead_kernel(output_path)) from None
+        failure = _dead_kernel(output_path, kernels[0].wait(), watch.peak_mb)
+        raise NotebookFailed(notebook.name, failure, watch.peak_mb) from None
     finally:
         watch.stop()
         _tidy_metadata(output_path, notebook)
@@ -142,7 +152,7 @@ def stop_kernel(pid: int, created: float) -> bool:
         return False
 
 
-def _kernel_manager(on_start: Callable[[int], None], stopping: threading.Event) -> type:
+def _kernel_manager(on_start: Callable[[subprocess.Popen], None], stopping: threading.Event) -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     from traitlets import default
@@ -166,7 +176,7 @@ def _kernel_manager(on_start: Callable[[int], None], stopping: threading.Event) 
         async def start_kernel(self, **kw):
             kw["env"] = {**KERNEL_ENVIRONMENT, **kw.get("env", os.environ)}
             await super().start_kernel(**kw)
-            on_start(self.provisioner.pid)
+            on_start(self.provisioner.process)
 
         async def shutdown_kernel(self, now=False, restart=False):
             # As the base class, but without the interrupt it sends first, which a kernel answers with lines of its own.
@@ -277,7 +287,7 @@ def _raised_at(trace: str) -> str:
     return f"{'/'.join(parts[first:])}, line {files[-1][1]}"
 
 
-def _dead_kernel(output_path: Path) -> Failure:
+def _dead_kernel(output_path: Path, code: int, peak_mb: float) -> Failure:
     """The kernel is gone: the cell that had started last is the one."""
     cells = json.loads(output_path.read_text(encoding="utf-8"))["cells"] if output_path.is_file() else []
     started = [i for i, cell in enumerate(cells) if cell.get("metadata", {}).get("papermill", {}).get("start_time")]
@@ -288,7 +298,7 @@ def _dead_kernel(output_path: Path) -> Failure:
         n_cells=len(shown),
         execution_count=None,
         error="DeadKernelError",
-        message="the kernel died, most often because memory ran out: try a smaller batch size",
+        message=f"the kernel {HOW_IT_ENDED.get(code, f'ended with code {code}')}; it had used up to {peak_mb:.0f} MB",
         excerpt=_excerpt(cell_source(running), None) if running else "",
         raised_at="",
     )

@@ -217,7 +217,7 @@ def resolve(notebooks: list[Notebook], profile: Mapping[str, Mapping], overrides
 
 
 def coerce(value, default, where: str, from_text: bool = False, nullable: bool = False):
-    """`value` as the type of `default` (or None where `nullable`), or ChainError. `from_text`: a command line gave it."""
+    """`value` as the type of `default`, or None where `nullable`; else ChainError. `from_text`: from a command line."""
     nullable = nullable or default is None
     if from_text:
         value = None if nullable and value in ("None", "null") else _from_text(value, default)

@@ -291,6 +291,7 @@ class _Chain:
             entry["status"] = "done"
         except NotebookFailed as failed:
             entry["status"] = "failed"
+            entry["peak_memory_mb"] = failed.peak_mb
             entry["error"] = asdict(failed.failure)
             self._explain(failed, echo)
             raise

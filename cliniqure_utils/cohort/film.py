@@ -11,11 +11,11 @@ from cliniqure_utils.cohort.projection import Geometry, PartialProjection, expos
 from cliniqure_utils.vindr import FINDINGS
 
 CARDIOTHORACIC_LIMIT = 0.50  # heart width over chest width; the usual limit on a PA film
-ARCH_LIMIT = 58.0  # mm across the projected arch; ours, between the two groups that the simulation makes
+ARCH_LIMIT = 60.0  # mm across the projected arch; ours, between the two groups that the simulation makes
 
 # Growth in mm, drawn for every patient; the film is labelled by what is measured after projection.
 HEART_GROWTH, LARGE_HEART_GROWTH = (0.0, 4.0), (17.0, 30.0)
-ARCH_GROWTH, LARGE_ARCH_GROWTH = (0.0, 2.0), (11.0, 16.0)
+ARCH_GROWTH, LARGE_ARCH_GROWTH = (0.0, 2.0), (12.0, 17.0)
 
 # A lesion is labelled when a reader can see it: mm of water at its darkest, mm^2 of shadow, and the share of the
 # shadow that lies in the lung field (not behind the heart or the diaphragm).

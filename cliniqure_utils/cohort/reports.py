@@ -122,7 +122,7 @@ ONE: dict[str, Forms] = {
             "A {side} pneumothorax is present with a visible pleural line.",
             "{Size} {side} pneumothorax.",
             "Air in the {side} pleural space consistent with a {size} pneumothorax.",
-            "{Size} {side} pneumothorax with partial collapse of the lung.",
+            "{Size} {side} apical pneumothorax.",
         ),
         ("{size} {side} pneumothorax", "{side} pneumothorax"),
     ),

@@ -7,7 +7,7 @@ references is 0 and identity is 1, and the value against shuffled references.
 """
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class BertScores:
 
     Attributes:
         raw: precision, recall, f1: means over pairs, cosine scale (about .5 to 1 for reports); an empty text scores 0.
-        baseline: The same for random pairs of the references; None when there were fewer than two references.
+        baseline: The same for random pairs of reports; None when there were fewer than two reports to pair.
         rescaled: (raw - baseline) / (1 - baseline), mean over pairs: 0 is a random pair, 1 identity, below 0 is
             possible. None when there is no baseline: then nothing was rescaled.
         shuffled: Raw scores of the same predictions against another image's reference; None as above.
@@ -122,7 +122,9 @@ class BertScorer:
         self, encoder: str = "auto", layer: int = ENCODER_LAYER, device: str | None = "cpu", batch_size: int = 32
     ):
         from bert_score import BERTScorer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # "Loading weights" would stand in every notebook output
         folder = encoder_folder(encoder)
         self.name = "all-MiniLM-L6-v2" if encoder == "auto" else folder.name
         self.layer, self._batch_size = layer, batch_size
@@ -162,9 +164,14 @@ class BertScorer:
 
 
 def bert_scores(
-    *, references: Sequence[str], predictions: Sequence[str], scorer: BertScorer | None = None, baseline=None,
-    n_random_pairs: int = 1000, seed: int = 0,
-) -> BertScores:  # fmt: skip
+    *,
+    references: Sequence[str],
+    predictions: Sequence[str],
+    scorer: BertScorer | None = None,
+    baseline_texts: Sequence[str] | None = None,
+    n_random_pairs: int = 1000,
+    seed: int = 0,
+) -> BertScores:
     """BERTScore of predicted against reference reports, with its two baselines.
 
     Precision asks of each predicted word how well the reference covers it, recall the reverse; swapping the two texts
@@ -174,9 +181,9 @@ def bert_scores(
         references: One text per image.
         predictions: One text per image, same order.
         scorer: A loaded `BertScorer`; None loads the default one.
-        baseline: precision, recall, f1 of a random pair when already measured; None measures it on up to
-            `n_random_pairs` pairs of references of two different images.
-        n_random_pairs: See baseline.
+        baseline_texts: Reports of different images, whose random pairs are the zero of the rescaled scores; None takes
+            the references. With fewer than two of them nothing is rescaled, and the result says so.
+        n_random_pairs: How many such pairs.
         seed: Seed of the random pairs and of the shuffling.
 
     Returns:
@@ -188,35 +195,58 @@ def bert_scores(
 
     Source: paper section 6.2 and Table 7 (notes, row 21); rescaling as in bert-score, baseline ours.
     """
-    references, predictions = _text_pairs(references, predictions)
+    return bert_scores_by_system(
+        references=references,
+        predictions={"": predictions},
+        scorer=scorer,
+        baseline_texts=baseline_texts,
+        n_random_pairs=n_random_pairs,
+        seed=seed,
+    )[""]
+
+
+def bert_scores_by_system(
+    *,
+    references: Sequence[str],
+    predictions: Mapping[str, Sequence[str]],
+    scorer: BertScorer | None = None,
+    baseline_texts: Sequence[str] | None = None,
+    n_random_pairs: int = 1000,
+    seed: int = 0,
+) -> dict[str, BertScores]:
+    """`bert_scores` of several systems on the same images, each text encoded only once; name -> `BertScores`."""
+    pairs_of = {name: _text_pairs(references, texts) for name, texts in predictions.items()}
+    references = list(references)
+    baseline_texts = references if baseline_texts is None else _text_pairs(baseline_texts, baseline_texts)[0]
     scorer = scorer or BertScorer()
-    first, second = random_pairs(references, n_random_pairs, seed)
+    first, second = random_pairs(baseline_texts, n_random_pairs, seed)
     shift = shuffled_order(len(references), seed)
+    shuffled_references = [references[j] for j in shift]
+
     # One call for everything: bert-score encodes each different text only once per call.
-    groups = [
-        (references, predictions),
-        ([references[j] for j in shift], predictions if len(shift) else []),
-        ([references[j] for j in second], [references[i] for i in first]) if baseline is None else ([], []),
-    ]
+    groups = [([baseline_texts[j] for j in second], [baseline_texts[i] for i in first])]
+    for _, texts in pairs_of.values():
+        groups += [(references, texts), (shuffled_references, texts if len(shift) else [])]
     table = scorer.score_pairs(references=sum((g[0] for g in groups), []), predictions=sum((g[1] for g in groups), []))
     edges = np.cumsum([0] + [len(g[0]) for g in groups])
-    pairs, shuffled, random = (
-        table.iloc[a:b].reset_index(drop=True) for a, b in zip(edges[:-1], edges[1:], strict=True)
-    )
-    if baseline is None and len(random):
-        baseline = _means(random)
-    return BertScores(
-        raw=_means(pairs),
-        baseline=baseline,
-        rescaled=_rescale(_means(pairs), baseline),
-        shuffled=_means(shuffled) if len(shuffled) else None,
-        shuffled_rescaled=_rescale(_means(shuffled), baseline) if len(shuffled) else None,
-        pairs=pairs,
-        shuffled_f1=shuffled["f1"].to_numpy(),
-        random_pairs=random["f1"].to_numpy(),
-        encoder=scorer.name,
-        layer=scorer.layer,
-    )
+    parts = [table.iloc[a:b].reset_index(drop=True) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+    baseline = _means(parts[0]) if len(parts[0]) else None
+    result = {}
+    for name, pairs, shuffled in zip(pairs_of, parts[1::2], parts[2::2], strict=True):
+        result[name] = BertScores(
+            raw=_means(pairs),
+            baseline=baseline,
+            rescaled=_rescale(_means(pairs), baseline),
+            shuffled=_means(shuffled) if len(shuffled) else None,
+            shuffled_rescaled=_rescale(_means(shuffled), baseline) if len(shuffled) else None,
+            pairs=pairs,
+            shuffled_f1=shuffled["f1"].to_numpy(),
+            random_pairs=parts[0]["f1"].to_numpy(),
+            encoder=scorer.name,
+            layer=scorer.layer,
+        )
+    return result
 
 
 def random_pairs(texts: Sequence[str], n_pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

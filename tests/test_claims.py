@@ -1,0 +1,221 @@
+"""The claim ledger: complete against the paper's tables, well-formed, and alive: it moves when a metric moves."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from cliniqure_utils import claims
+from cliniqure_utils.claims import facts
+
+# Every cell of Tables 1 to 7 that holds a number (Table 1 by row), with the value as the paper prints it.
+TABLE_2 = [
+    (0.0, 0.0, 2336.0, 2836.0, [14]),
+    (0.0, 0.0, 1994.0, 2430.0, [14]),
+    (900.0, 583.0, 1205.0, 890.0, [6, 7]),
+    (932.0, 567.0, 1197.0, 896.0, [4, 8]),
+    (0.0, 0.0, 3000.0, 3000.0, [14]),
+]
+TABLE_CELLS = {
+    **{f"t1_row{n}": None for n in range(1, 7)},
+    **{
+        f"t2_row{n}_{column}": value
+        for n, row in enumerate(TABLE_2, start=1)
+        for column, value in zip(("x_min", "y_min", "x_max", "y_max", "class_labels"), row, strict=True)
+    },
+    "t3_resize": 224, "t3_rotate_probability": 0.5, "t3_flip_probability": 0.5, "t3_learning_rate": 1e-4,
+    "t3_weight_decay": 1e-5, "t3_epochs": 100,
+    "t4_channels": 2048, "t4_map_size": [7, 7], "t4_anchor_scales": [32, 64, 128, 256, 512],
+    "t4_aspect_ratios": [0.5, 1.0, 2.0], "t4_roi_pool": 7,
+    "t6_rank": 8, "t6_alpha": 32, "t6_dropout": 0.1, "t6_learning_rate": 2e-5, "t6_batch_size": 8,
+    "t7_classification_precision": 0.83, "t7_classification_recall": 0.81, "t7_classification_f1": 0.81,
+    "t7_iou": 0.75, "t7_dice": 0.76,
+    "t7_bertscore_precision": 0.9739, "t7_bertscore_recall": 0.9940, "t7_bertscore_f1": 0.9838,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table():
+    return claims.read_claims()
+
+
+def status(table, run_dir, claim_id, **more):
+    row = claims.fill_ledger(table[table.claim_id == claim_id], run_dir, **more).iloc[0]
+    return row.value, row.status
+
+
+def made_up(**cells):
+    row = dict.fromkeys(claims.COLUMNS, "") | {"claim_id": "x"} | cells
+    return pd.DataFrame([row])
+
+
+def test_every_number_of_the_tables_has_a_row(table):
+    printed = table.set_index("claim_id").paper_value
+    assert set(TABLE_CELLS) <= set(printed.index)
+    for claim_id, value in TABLE_CELLS.items():
+        if value is not None:
+            assert claims.parse_value(printed[claim_id]) == value, claim_id
+    assert table.claim_id[table.source == "Table 5"].tolist() == ["t5_row1", "t5_row2", "t5_row3"]
+    assert table.claim_id[table.source == "Table 1"].tolist() == [f"t1_row{n}" for n in range(1, 7)]
+
+
+def test_every_contradiction_of_the_notes_has_a_row(table):
+    assert {f"note_{n:02d}" for n in range(1, 29)} <= set(table.claim_id)
+
+
+def test_the_table_is_well_formed(table):
+    assert table.claim_id.is_unique
+    assert (table[["source", "claim", "notebook", "evidence", "rule"]] != "").all(axis=None)
+    assert table.notebook.str.fullmatch(r"0[1-7]_[a-z_]+").all()
+    cited = table[table.evidence.str.startswith("cited:")]
+    assert cited.rule.isin(["contradicted", "not_reproducible"]).all(), "a citation cannot be compared with a number"
+    contradicted = table[table.rule == "contradicted"]
+    assert (contradicted.evidence != "none").all(), "a contradiction needs evidence"
+
+
+def test_no_full_image_id_is_in_the_table(table):
+    assert not re.search(r"\b[0-9a-f]{32}\b", table.to_csv())
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("evidence", "02_detect:metric:x", "of no known kind"),
+        ("evidence", "profile:paper:02_detect", "of no known kind"),
+        ("evidence", "table2:6:x_min", "of no known kind"),
+        ("evidence", "fact:unheard_of", "no fact 'unheard_of'"),
+        ("rule", "nearly", "rule 'nearly' is not known"),
+    ],
+)
+def test_a_broken_row_is_refused(table, tmp_path, column, value, message):
+    table.head(1).assign(**{column: value}).to_csv(tmp_path / "claims.csv", index=False)
+    with pytest.raises(claims.BadClaims, match=message):
+        claims.read_claims(tmp_path / "claims.csv")
+
+
+def test_duplicate_ids_and_missing_columns_are_refused(table, tmp_path):
+    pd.concat([table.head(1)] * 2).to_csv(tmp_path / "claims.csv", index=False)
+    with pytest.raises(claims.BadClaims, match="t1_row1 is there twice"):
+        claims.read_claims(tmp_path / "claims.csv")
+    table.drop(columns="rule").to_csv(tmp_path / "claims.csv", index=False)
+    with pytest.raises(claims.BadClaims, match="lacks the column rule"):
+        claims.read_claims(tmp_path / "claims.csv")
+
+
+def test_an_empty_run_leaves_metrics_open_and_does_not_crash(table, tmp_path):
+    ledger = claims.fill_ledger(table, tmp_path)
+    assert len(ledger) == len(table)
+    assert set(ledger.status) <= set(claims.STATUSES)
+    from_run = ledger[ledger.evidence.str.contains(":metrics:") & ~ledger.rule.isin(claims.FIXED_RULES)]
+    assert len(from_run) >= 12
+    assert (from_run.status == "not computed in this run").all() and (from_run.value == "").all()
+
+
+def test_the_ledger_moves_when_a_metric_moves(table, tmp_path):
+    folder = tmp_path / "07_evaluate"
+    folder.mkdir()
+    seen = {}
+    for value in (0.9, 0.7, None):
+        (folder / "metrics.json").write_text(json.dumps({"table7/iou": value}))
+        seen[value] = status(table, tmp_path, "t7_iou")
+    assert seen[0.9] == ("0.9", "reproduced")
+    assert seen[0.7] == ("0.7", "not reproducible here")
+    assert seen[None] == ("", "not computed in this run")
+
+
+def test_a_simulated_run_says_so(table, tmp_path):
+    (tmp_path / "01_preprocess").mkdir()
+    (tmp_path / "01_preprocess" / "truth.csv").write_text("image_id\n")
+    metrics = {"07_evaluate": {"table7/iou": 0.8}}
+    assert status(table, tmp_path, "t7_iou", metrics=metrics) == ("0.8", "reproduced on simulated data")
+    assert status(table, tmp_path, "t1_row3")[1] == "reproduced", "the packaged annotations are real"
+
+
+def test_tables_1_and_2_come_out_of_the_packaged_annotations(table, tmp_path):
+    rows = table[table.source.isin(["Table 1", "Table 2"])]
+    ledger = claims.fill_ledger(rows, tmp_path).set_index("claim_id")
+    sizes = [f"t2_row{n}_{c}" for n in (1, 2, 5) for c in ("x_max", "y_max")]
+    assert (ledger.status.drop(sizes) == "reproduced").all()
+    assert (ledger.status[sizes] == "not reproducible here").all(), "film sizes are not in the annotations"
+    assert ledger.value["t2_row3_x_max"] == "1205.0" and ledger.value["t2_row4_class_labels"] == "[4, 8]"
+
+
+def test_settings_are_read_from_the_profile_and_the_parameters_cell(table, tmp_path):
+    cell = {
+        "cell_type": "code",
+        "metadata": {"tags": ["parameters"]},
+        "source": 'backbone = "tiny"  # trunk\nroi_pool_size = 7\n',
+    }
+    (tmp_path / "02_detect.ipynb").write_text(json.dumps({"cells": [cell]}))
+    (tmp_path / "profiles").mkdir()
+    profile = tmp_path / "profiles" / "paper.yaml"
+
+    profile.write_text("02_detect:\n  backbone: resnet50\n")
+    assert status(table, tmp_path, "t4_backbone", notebooks_dir=tmp_path) == ("resnet50", "reproduced")
+    assert status(table, tmp_path, "t4_roi_pool", notebooks_dir=tmp_path) == ("7", "reproduced")
+    profile.write_text("02_detect:\n  backbone: resnet18\n")
+    assert status(table, tmp_path, "t4_backbone", notebooks_dir=tmp_path) == ("resnet18", "not reproducible here")
+    # Half of a joined evidence is missing: notebook 03 is not there.
+    assert status(table, tmp_path, "t3_resize", notebooks_dir=tmp_path)[1] == "not computed in this run"
+
+
+def test_contradictions_rest_on_values(table, tmp_path):
+    values = claims.fill_ledger(table[table.claim_id.str.startswith("note_")], tmp_path).set_index("claim_id")
+    assert values.value["note_13"] == "0.8571"
+    assert values.value["note_14"] == "0.08782"
+    assert values.value["note_06"] == "0.5743"
+    contradicted = values[values.status == "contradicted"]
+    assert (contradicted.value != "").all()
+    assert set(contradicted.evidence_kind) == {"computed", "cited"}
+
+
+@pytest.mark.parametrize(
+    ("value", "printed", "equal"),
+    [
+        (224, 224, True),
+        (0.00001, 1e-5, True),
+        ("seresnet50", "SE-ResNet50", True),
+        ("resnet101", "ResNet-50", False),
+        ([0.5, 1.0, 2.0], [0.5, 1, 2], True),
+        ([6, 7], [7, 6], False),
+        (True, True, True),
+        (1, True, False),
+    ],
+)
+def test_same(value, printed, equal):
+    assert claims.same(value, printed) is equal
+
+
+def test_rules_compare_with_their_sign():
+    metrics = {"07_evaluate": {"a": 0.5}}
+    outcome = {}
+    for rule, printed in [("at_least", "0.5"), ("at_least", "0.51"), ("at_most", "0.49"), ("within:0.02", "0.52")]:
+        row = made_up(evidence="07_evaluate:metrics:a", rule=rule, paper_value=printed)
+        outcome[rule, printed] = claims.fill_ledger(row, "nowhere", metrics=metrics).status[0]
+    assert outcome == {
+        ("at_least", "0.5"): "reproduced",
+        ("at_least", "0.51"): "not reproducible here",
+        ("at_most", "0.49"): "not reproducible here",
+        ("within:0.02", "0.52"): "reproduced",
+    }
+
+
+def test_facts_of_the_demo_chain(tmp_path):
+    """Prompts are checked word by word against the symptoms they should carry."""
+    for step in ("01_preprocess", "06_generate_report"):
+        (tmp_path / step).mkdir()
+    clinical = pd.DataFrame({"image_id": ["a", "b", "c"], "symptoms": ["fever, cough", "headache", ""]})
+    clinical.to_csv(tmp_path / "01_preprocess" / "clinical.csv", index=False)
+    ask = "Give the causes, symptoms, diagnostic methods and treatment options."
+    prompts = [
+        {"prompt_id": "p1", "image_id": "a", "prompt": f"Symptoms: Fever, cough. {ask}"},
+        {"prompt_id": "p2", "image_id": "b", "prompt": f"Symptoms: none. {ask}"},
+        {"prompt_id": "p3", "image_id": "c", "prompt": ask},
+    ]
+    path = tmp_path / "06_generate_report" / "prompts.jsonl"
+    path.write_text("".join(json.dumps(p) + "\n" for p in prompts))
+    assert facts.prompts_with_symptoms(tmp_path) == 0.5
+    assert facts.prompts_ask_for_all_four(tmp_path) is True
+    path.write_text(json.dumps(prompts[0] | {"prompt": "Describe the film."}) + "\n")
+    assert facts.prompts_ask_for_all_four(tmp_path) is False

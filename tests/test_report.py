@@ -1,0 +1,149 @@
+"""report.html: self-contained, escaped, complete."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cliniqure_utils import report
+from cliniqure_utils.figures import evaluation as plots
+
+BOXES = pd.DataFrame(
+    {"class_name": ["Nodule/Mass"], "x_min": [5.0], "y_min": [5.0], "x_max": [30.0], "y_max": [30.0], "score": [0.7]}
+)
+ATTACK = '<script>alert("x")</script><img src="http://evil.example/a.png" onerror="alert(1)">'
+
+
+class Page(HTMLParser):
+    """Tags with attributes, headings, text, and whether every opened tag is closed."""
+
+    VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.open, self.headings, self.text = [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+@pytest.fixture(scope="module")
+def html():
+    film = np.full((40, 40), 90, np.uint8)
+    case = report.Case(
+        title="test film 1",
+        figure=plots.plot_cases([film], [BOXES], [BOXES], [""]),
+        alternative='A film with a "nodule"',
+        probabilities=[("Nodule/Mass", 0.731, 0.4, True), ("Cardiomegaly", 0.1, 0.5, False)],
+        texts=[("Reference report", "The heart is < 50% of the chest."), ("Final report", ATTACK)],
+    )
+    ledger = pd.DataFrame(
+        {
+            "source": ["Table 7", "4.1"],
+            "claim": ["Detection IoU", ATTACK],
+            "paper_value": ["0.75", ""],
+            "value": ["0.71", "a source"],
+            "status": ["not reproducible here", "contradicted"],
+            "evidence_kind": ["computed", "cited"],
+            "note": ["", ATTACK],
+        }
+    )
+    return report.render_report(
+        title="A run & its numbers",
+        headline=["One sentence.", ATTACK],
+        table7=pd.DataFrame({"Metric": ["IoU", "Dice"], "Paper": [0.75, 0.76], "This run": [0.71239, np.nan]}),
+        figures=[("Ledger", "Claims by status.", plots.plot_ledger(pd.Series({"reproduced": 3, "undefined": 1})))],
+        ledger=ledger,
+        cases=[case],
+        facts={"Seed": 2024, "Data": ATTACK},
+    )
+
+
+def test_every_section_and_the_disclaimer_are_there(html):
+    page = Page(html)
+    assert page.headings == list(report.SECTIONS)
+    assert page.open == [], "a tag is left open"
+    assert "".join(page.text).count(report.DISCLAIMER) == 2
+    targets = {a["id"] for _, a in page.tags if "id" in a}
+    links = [a["href"] for tag, a in page.tags if tag == "a"]
+    assert len(links) == len(report.SECTIONS) and {link.lstrip("#") for link in links} <= targets
+
+
+def test_the_page_needs_nothing_from_outside(html):
+    page = Page(html)
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base"), tag
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            assert re.match(r"data:image/png;base64,|#", attributes.get(name, "#")), (tag, attributes.get(name)[:60])
+        assert not [name for name in attributes if name.startswith("on")], "a script hides in an attribute"
+    style = "".join(re.findall(r"<style>(.*?)</style>", html, flags=re.DOTALL))
+    assert "url(" not in style and "@import" not in style
+    policy = next(
+        a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert "default-src 'none'" in policy
+
+
+def test_planted_markup_is_text(html):
+    page = Page(html)
+    images = [a for tag, a in page.tags if tag == "img"]
+    assert len(images) == 2, "the planted image became one"
+    assert "<script" not in html
+    assert "".join(page.text).count(ATTACK) == 6, "headline, claim and note (each in two tables), fact and report text"
+    assert 'alt="A film with a &#34;nodule&#34;"' in html
+    assert "A run &amp; its numbers" in html and "The heart is &lt; 50%" in html
+
+
+def test_pictures_are_png_and_described(html):
+    for tag, attributes in Page(html).tags:
+        if tag == "img":
+            png = base64.b64decode(attributes["src"].split(",")[1], validate=True)
+            assert png.startswith(b"\x89PNG") and attributes["alt"]
+
+
+def test_numbers_statuses_and_gaps_are_shown(html):
+    text = " ".join("".join(Page(html).text).split())
+    assert "0.712" in text and "0.71239" not in text
+    assert "nan" not in text.lower(), "a missing number is a dash"
+    assert "1 not reproducible here" in text and "1 contradicted" in text and "reproduced on simulated" not in text
+    assert "a source (cited)" in text
+    assert "0.73 (from 0.40)" in text
+
+
+def test_narrow_tables_carry_their_labels(html):
+    labels = {a.get("data-label") for tag, a in Page(html).tags if tag == "td"}
+    assert {"Metric", "Paper", "This run", "Claim", "Status"} <= labels
+
+
+def test_table7_figure_draws_all_three_values():
+    table = pd.DataFrame(
+        {"metric": ["IoU", "Dice"], "paper": [0.75, 0.76], "this_run": [0.7, 0.8], "low": [0.6, np.nan],
+         "high": [0.8, np.nan], "baseline": [0.5, 0.4]}
+    )  # fmt: skip
+    axis = plots.plot_table7(table).axes[0]
+    widths = [patch.get_width() for patch in axis.patches]
+    assert widths == [0.7, 0.8, 0.5, 0.4]
+    assert any(list(line.get_xdata()) == [0.75, 0.76] for line in axis.lines)
+
+
+def test_bertscore_figure_marks_each_mean_at_its_value():
+    figure = plots.plot_bertscore(np.array([0.5, 0.6, 0.7]), {"a": 0.9, "b": 0.3}, paper=0.98)
+    bottom = figure.axes[1]
+    marked = [float(line.get_xdata()[0]) for line in bottom.lines if len(line.get_xdata()) == 1]
+    assert marked == [0.9, 0.3]
+    assert {text.get_text() for text in bottom.texts} == {"a: 0.90", "b: 0.30"}
