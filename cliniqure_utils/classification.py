@@ -201,3 +201,11 @@ def save_classifier(model: nn.Module, folder, settings: dict) -> None:
 def load_classifier(folder) -> nn.Module:
     """Rebuild what `save_classifier` wrote, in eval mode."""
     return load_model(folder, lambda settings: build_classifier(settings["model_name"]))
+
+
+def input_size(folder) -> int:
+    """Side of the input that a saved classifier was trained on, pixels."""
+    import json
+    from pathlib import Path
+
+    return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["image_size"]

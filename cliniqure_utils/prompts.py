@@ -194,7 +194,7 @@ def check_sentences(text: str, evidence: Evidence) -> list[dict]:
 def template_report(evidence: Evidence) -> str:
     """The plain report from the facts alone: the baseline every written report must beat."""
     if not evidence.present:
-        return "No finding is reported by the models. The heart size is normal. The lungs are clear."
+        return "No finding is reported by the models."
     probability = dict(evidence.findings)
     sentences = []
     for name in FINDINGS:

@@ -127,7 +127,7 @@ nav a { display: inline-block; margin-right: 1rem; padding: .25rem 0; color: inh
 .soft { color: var(--soft); font-size: .9rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .5rem; border-bottom: 1px solid var(--line);
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; }
 th { background: var(--tint); }
 td.status { font-weight: 600; white-space: nowrap; }
 .counts { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .6rem; }
@@ -141,6 +141,7 @@ figcaption { font-size: .9rem; color: var(--soft); max-width: 46rem; }
 .case blockquote { margin: 0 0 .7rem; padding: .1rem 0 .1rem .8rem; border-left: 4px solid var(--line);
   overflow-wrap: anywhere; white-space: pre-line; }
 .case h4 { margin: .3rem 0 .1rem; font-size: .9rem; }
+td span.number { white-space: nowrap; }
 .case table { font-size: .82rem; margin-top: .5rem; }
 summary { cursor: pointer; font-weight: 600; padding: .5rem 0; }
 dl { display: grid; grid-template-columns: minmax(7rem, 14rem) 1fr; gap: .2rem 1rem; font-size: .92rem; }
@@ -177,7 +178,9 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 <thead><tr>{% for column in columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in table7 %}
-<tr>{% for column in columns %}<td data-label="{{ column }}"><span>{{ row[column] | cell }}</span></td>{% endfor %}</tr>
+<tr>{% for column in columns %}<td data-label="{{ column }}">
+<span{{ ' class="number"' | safe if (row[column] | cell | length) < 18 }}>{{ row[column] | cell }}</span></td>
+{% endfor %}</tr>
 {% endfor %}
 </tbody>
 </table>
@@ -190,7 +193,7 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 <h2 id="s4">{{ sections[3] }}</h2>
 <p>{{ n_claims }} numbers and statements of the paper, each looked up in this run. Nothing in the column "this run" is
 typed in: it is computed, read from the run's settings, or a citation.</p>
-<ul class="counts">{% for status, count in counts %}<li><b>{{ count }}</b>{{ status }}</li>{% endfor %}</ul>
+<ul class="counts">{% for status, count in counts %}<li><b>{{ count }}</b> {{ status }}</li>{% endfor %}</ul>
 {% macro claims(rows) %}
 <table class="wide">
 <thead><tr><th scope="col">Where</th><th scope="col">Claim</th><th scope="col">Paper</th><th scope="col">This run</th>

@@ -104,7 +104,7 @@ def test_planted_markup_is_text(html):
     images = [a for tag, a in page.tags if tag == "img"]
     assert len(images) == 2, "the planted image became one"
     assert "<script" not in html
-    assert "".join(page.text).count(ATTACK) == 6, "headline, claim and note (each in two tables), fact and report text"
+    assert "".join(page.text).count(ATTACK) == 7, "headline, claim and note (twice each), fact, report text"
     assert 'alt="A film with a &#34;nodule&#34;"' in html
     assert "A run &amp; its numbers" in html and "The heart is &lt; 50%" in html
 

@@ -5,7 +5,9 @@ grey print and for colour-blind readers. Each area has a module of its own below
 matplotlib Figure.
 """
 
+import io
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -32,10 +34,23 @@ def new_figure(n_rows: int = 1, n_columns: int = 1, width: float = 7.0, height: 
 
     The figure is not registered with pyplot, so a notebook shows it once, as the value of the cell.
     """
+    figure = _figure_class()(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False, **kwargs)
+
+
+@lru_cache(maxsize=1)
+def _figure_class():
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(n_rows, n_columns, squeeze=False, **kwargs)
+    class NotebookFigure(Figure):
+        """A Figure that a notebook shows as a picture without pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=90)
+            return buffer.getvalue()
+
+    return NotebookFigure
 
 
 def show_film(axes, image: np.ndarray, title: str = "") -> None:

@@ -1,0 +1,137 @@
+"""The language model's plumbing, on tiny random models: padding, LoRA, data, generation. No hub, no weights."""
+
+import numpy as np
+import pytest
+import torch
+
+from cliniqure_utils import llm
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def models_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+def base(models_dir, **kwargs):
+    return llm.load_base("tiny-random", models_dir, **kwargs)
+
+
+def test_missing_weights_are_one_plain_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(llm.MissingWeights, match="give the folder as base_model"):
+        llm.load_base(str(tmp_path / "nowhere"))
+
+    def gone(name):
+        raise llm.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(llm.importlib.metadata, "distribution", gone)
+    with pytest.raises(llm.MissingWeights, match="requirements-models.txt"):
+        llm.load_base("smollm2", tmp_path)
+
+
+def test_padding_is_added_only_where_it_is_missing_and_embeddings_never_shrink(models_dir):
+    from transformers import OPTConfig, OPTForCausalLM
+
+    _, tokenizer, _ = base(models_dir)
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "ffn_dim": 16, "num_attention_heads": 2}
+    small |= {"word_embed_proj_dim": 16, "max_position_embeddings": 64}
+    wide = OPTForCausalLM(OPTConfig(vocab_size=len(tokenizer) + 7, **small))
+    note = llm.ensure_padding(wide, tokenizer)
+    assert wide.get_input_embeddings().weight.shape[0] == len(tokenizer) + 7 and "already there" in note
+    tokenizer.pad_token = None
+    narrow = OPTForCausalLM(OPTConfig(vocab_size=len(tokenizer), **small))
+    tokenizer.add_tokens(["<extra>"])
+    llm.ensure_padding(narrow, tokenizer)
+    assert narrow.get_input_embeddings().weight.shape[0] == len(tokenizer)
+    assert tokenizer.pad_token != tokenizer.eos_token
+
+
+def test_lora_trains_two_thin_matrices_per_projection(models_dir):
+    model, _, _ = base(models_dir)
+    adapted = llm.add_lora(model, "causal_lm", rank=4)
+    # Two layers; q: 32 -> 32, v: 32 -> 16 (two of four heads); A is rank x in, B is out x rank.
+    assert llm.count_parameters(adapted)["trainable"] == 2 * (4 * (32 + 32) + 4 * (32 + 16))
+    with pytest.raises(ValueError, match="unknown task 'chat'"):
+        llm.add_lora(model, "chat")
+
+
+def test_loss_counts_the_answer_only_and_cut_items_are_left_out(models_dir):
+    _, tokenizer, _ = base(models_dir)
+    items, left_out = llm.encode_pairs(
+        tokenizer, [("Symptoms?", "Fever."), ("Symptoms?", "  "), ("x" * 400, "Fever.")], max_length=100
+    )
+    assert left_out == 2 and len(items) == 1
+    (item,) = items
+    counted = [i for i, label in zip(item["input_ids"], item["labels"], strict=True) if label != llm.IGNORED]
+    assert tokenizer.decode(counted, skip_special_tokens=True) == "Fever."
+    assert counted[-1] == tokenizer.eos_token_id
+    batch = llm.pad_batch([item, {"input_ids": [5], "labels": [5]}], pad_id=0)
+    assert batch["attention_mask"].sum(1).tolist() == [len(item["input_ids"]), 1]
+    assert (batch["labels"][1, 1:] == llm.IGNORED).all()
+
+
+def train(models_dir, folder, task, **kwargs):
+    torch.manual_seed(3)
+    model, tokenizer, _ = base(models_dir, n_labels=2 if task == "seq_cls" else None)
+    model = llm.add_lora(model, task)
+    if task == "seq_cls":
+        items = llm.encode_labels(tokenizer, ["fever cough", "back pain"] * 4, [0, 1] * 4, 32)
+    else:
+        items, _ = llm.encode_pairs(tokenizer, [("Film?", "The lungs are clear.")] * 8, 64)
+    history = llm.fine_tune(model, items, tokenizer.pad_token_id, output_dir=folder / "ck", seed=1, device="cpu",
+                            epochs=4, batch_size=4, learning_rate=0.02, optimizer="adamw", **kwargs)  # fmt: skip
+    return model, tokenizer, history
+
+
+def test_training_lowers_the_loss_and_repeats_itself(models_dir, tmp_path):
+    first, _, history = train(models_dir, tmp_path, "causal_lm")
+    again, _, _ = train(models_dir, tmp_path, "causal_lm")
+    assert history.loss.iloc[-1] < history.loss.iloc[0]
+    for (name, a), b in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_an_adapter_reloads_with_equal_logits(models_dir, tmp_path):
+    model, tokenizer, _ = train(models_dir, tmp_path, "causal_lm")
+    llm.save_adapter(model, tokenizer, tmp_path / "adapter")
+    ids = torch.tensor([tokenizer("The heart").input_ids])
+    with torch.no_grad():
+        wanted = model.eval()(input_ids=ids).logits
+        for merge in (False, True):
+            loaded = llm.load_adapter(base(models_dir)[0], tmp_path / "adapter", merge).eval()
+            torch.testing.assert_close(loaded(input_ids=ids).logits, wanted, atol=1e-5, rtol=1e-5)
+    with pytest.raises(llm.MissingWeights, match="no adapter there"):
+        llm.load_adapter(base(models_dir)[0], tmp_path / "nothing")
+
+
+def test_the_seq_cls_adapter_carries_over_to_the_writer(models_dir, tmp_path):
+    model, tokenizer, _ = train(models_dir, tmp_path, "seq_cls")
+    answers = llm.classify_texts(model, tokenizer, ["fever cough", "back pain"], 32)
+    assert answers.shape == (2,) and set(answers.tolist()) <= {0, 1}
+    llm.save_adapter(model, tokenizer, tmp_path / "adapter")
+    carried = llm.load_adapter(base(models_dir)[0], tmp_path / "adapter", merge=False)
+    trained = {k.split("layers.")[-1]: v for k, v in model.state_dict().items() if "lora_" in k}
+    loaded = {k.split("layers.")[-1]: v for k, v in carried.state_dict().items() if "lora_" in k}
+    assert trained.keys() == loaded.keys() and len(trained) == 8
+    assert all(torch.equal(trained[k], loaded[k]) for k in trained)
+    assert any(v.abs().max() > 0 for k, v in trained.items() if "lora_B" in k), "training moved the adapter"
+
+
+def test_a_batch_writes_what_each_prompt_gets_alone(models_dir):
+    model, tokenizer, _ = base(models_dir)
+    prompts = ["Short.", "A much longer prompt about the heart and the lungs.", "Middle length prompt"]
+    together = llm.generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=3)
+    alone = [llm.generate(model, tokenizer, [p], max_new_tokens=12)[0] for p in prompts]
+    assert together == alone
+    assert not any(p in text for p, text in zip(prompts, together, strict=True))
+
+
+def test_prompts_that_cannot_work_are_refused(models_dir):
+    model, tokenizer, _ = base(models_dir)
+    with pytest.raises(ValueError, match="a prompt is empty"):
+        llm.generate(model, tokenizer, ["  "])
+    with pytest.raises(ValueError, match="the model takes 1024"):
+        llm.generate(model, tokenizer, ["x" * 2000])
+    assert np.all(llm.generate(model, tokenizer, []) == np.array([]))
