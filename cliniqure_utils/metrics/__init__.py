@@ -39,6 +39,7 @@ from .text import (
     finding_scores,
     most_common_report,
     random_pairs,
+    reverse_meaning,
     shuffled_order,
     text_scores,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "percentile_interval",
     "random_pairs",
     "resample_counts",
+    "reverse_meaning",
     "shuffled_order",
     "text_scores",
     "whole_image_baseline",

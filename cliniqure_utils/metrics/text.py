@@ -7,6 +7,7 @@ references is 0 and identity is 1, and the value against shuffled references.
 """
 
 import importlib.metadata
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -325,6 +326,30 @@ def most_common_report(train_texts: Sequence[str]) -> str:
         raise ValueError("no training text to choose from")
     counts = pd.Series(list(train_texts)).value_counts()
     return sorted(counts[counts == counts.max()].index)[0]
+
+
+# Longest first: "there is no" must not be read as "there is".
+_REVERSED = {
+    "there is no": "there is a large",
+    "no evidence of": "evidence of",
+    "not enlarged": "enlarged",
+    "unremarkable": "abnormal",
+    "there is": "there is no",
+    "enlarged": "not enlarged",
+    "abnormal": "unremarkable",
+    "normal": "enlarged",
+    "clear": "opaque",
+    "no": "large",
+}
+
+
+def reverse_meaning(text: str) -> str:
+    """Control: a report that says the opposite in nearly the same words, by rule ("no effusion", "large effusion").
+
+    A metric that rates it like a correct report measures style. Phrases outside the list stay as they are.
+    """
+    pattern = re.compile("|".join(rf"\b{words}\b" for words in _REVERSED), flags=re.IGNORECASE)
+    return pattern.sub(lambda found: _REVERSED[found.group().lower()], text)
 
 
 def _means(pairs: pd.DataFrame) -> dict[str, float]:
