@@ -132,10 +132,10 @@ _TERMS = tuple(
         (
             "Aortic enlargement",
             None,
-            "<aorta><aorta_noun><link> ((calcified|atherosclerotic) and )?<wide>",
-            r"(<wide>|unfolding) (and \w+ |\w+ )?<aorta>",
+            "<aorta><aorta_noun><link> ((calcified|atherosclerotic) and )?(?P<m><wide>)",
+            r"(<wide>|unfolding)(?=,? (and \w+ |\w+ )?<aorta>)",
             "aortic <widening>",
-            "<widening> of (the )?<aorta>",
+            r"<widening>(?= (and (\w+ ){1,3})?of (the )?<aorta>)",
         ),
         ("Aortic enlargement", ABSENT, "<aorta><aorta_noun><link> (of )?<normal>", "normal <aorta>"),
         # pleura
@@ -206,7 +206,8 @@ _TERMS = tuple(
         (
             "Lung Opacity",
             None,
-            "(<opacity>|opacifi(cation|cations|ed)|(air-? ?space|alveolar) (diseases?|process)|haz(y|iness)|"
+            "(haz(y|iness) )?(<opacity>|opacifi(cation|cations|ed))( <shadows>)?|((air-? ?space|alveolar) (diseases?|"
+            "process)|haz(y|iness)|"
             "ground-? ?glass)"
             "( <shadows>)?",
             r"(increased|patchy|ill-? ?defined|vague|focal|streaky|abnormal) (\w+ )?(<density>|shadow(s|ing)?)",
@@ -308,6 +309,13 @@ _SIDE = re.compile(
     r"(?:left|right) (?:greater|more|larger|worse) than (?:the )?(?:left|right))|(?P<left>left|lingular?)|"
     r"(?P<right>right))\b"
 )
+_EXPLAINS = _compile(
+    "likely|probably|possibly|possible|presumably|(may|might|could) (represent|reflect|be|indicate)|representing|"
+    "reflecting|"
+    "suggest(s|ing|ive of)|consistent with|compatible with|in keeping with|due to|related to|from"
+)
+_LISTED = re.compile(r"[\s,]*(?:and/or|and|or|with|rather than|versus|vs\.?)?[\s,]*(?:(?!is |are )\w+\s+){0,3}")
+_OPENING_PLACE = re.compile(r"(?:on|at|in|within) [^,]{0,40},")
 _JOINER = re.compile(r",|\band\b|\bwith\b|\bor\b|\bplus\b|;|:")
 
 
@@ -388,19 +396,23 @@ def _read_sentence(sentence: str, index: int) -> list[Mention]:
             taken.append((start, end))
             found.append((start, end, finding, status))
     found.sort()
-    mentions = []
+    mentions = []  # (start, Mention)
     for position, (start, end, finding, fixed) in enumerate(found):
         status = fixed or _status(sentence, found, position)
         if status is None:
             continue
         side = None if finding in MIDLINE else _side(sentence, found, position)
-        mentions.append(Mention(finding, status, side, index, sentence[start:end]))
+        mentions.append((start, Mention(finding, status, side, index, sentence[start:end])))
     clear = _CLEAR.search(sentence)
     if clear and not _NOT_THE_WHOLE.search(sentence):
-        named = {mention.finding for mention in mentions}
+        named = {mention.finding for _, mention in mentions}
         side = _side_words(sentence[: clear.end()])
-        mentions += [Mention(f, ABSENT, side, index, clear[0]) for f in _CLEAR_DENIES if f not in named]
-    return mentions
+        mentions += [
+            (clear.start(), Mention(finding, ABSENT, side, index, clear[0]))
+            for finding in _CLEAR_DENIES
+            if finding not in named
+        ]
+    return [mention for _, mention in sorted(mentions, key=lambda item: item[0])]
 
 
 def _status(sentence: str, found: list, position: int) -> str | None:
@@ -486,12 +498,45 @@ def _side_words(text: str) -> str | None:
 
 
 def _side(sentence: str, found: list, position: int) -> str | None:
-    """Side of a mention: inside its own words, else just before, else just after, else its clause or list."""
-    start, end = found[position][:2]
-    first, last = _clause(sentence, start, end)
-    own = _side_words(sentence[start:end])
+    """Side of a mention: its own, else that of what it explains, of its list, of its clause, of the sentence's head."""
+    own = _own_side(sentence, found, position)
     if own:
         return own
+    first, last = _clause(sentence, *found[position][:2])
+
+    def gap(left: int) -> str:
+        """Words between two neighbouring mentions, "#" where one of them has no side by nature."""
+        if not 0 <= left < len(found) - 1 or {found[left][2], found[left + 1][2]} & MIDLINE:
+            return "#"
+        return sentence[found[left][1] : found[left + 1][0]]
+
+    # A list shares its place: "consolidation and effusion at the right base" ...
+    here = position
+    while _LISTED.fullmatch(gap(here)) and not _side_words(gap(here)):
+        here += 1
+        if _own_side(sentence, found, here):
+            return _own_side(sentence, found, here)
+    # ... "left effusion and atelectasis"; and what explains a shadow is where the shadow is: "opacity at the right
+    # base, likely atelectasis or infiltrate".
+    here = position
+    while _LISTED.fullmatch(gap(here - 1)) or _EXPLAINS.search(gap(here - 1)):
+        here -= 1
+        if _own_side(sentence, found, here):
+            return _own_side(sentence, found, here)
+    if sum(first <= item[0] < last for item in found) > 1:
+        return None
+    # "On the right, there is consolidation": the place opens the sentence.
+    place = _OPENING_PLACE.match(sentence)
+    return _side_words(sentence[first:last]) or (_side_words(place[0]) if place else None)
+
+
+def _own_side(sentence: str, found: list, position: int) -> str | None:
+    """Side said inside a mention's words, else just before them, else just after."""
+    start, end = found[position][:2]
+    first, last = _clause(sentence, start, end)
+    inside = _side_words(sentence[start:end])
+    if inside:
+        return inside
     # Just before: back to the previous mention or joining word.
     previous = found[position - 1][1] if position else 0
     before = sentence[max(first, previous) : start]
@@ -508,24 +553,4 @@ def _side(sentence: str, found: list, position: int) -> str | None:
         after = after[: cuts[-1]] if cuts else after
     else:
         after = re.split(r"[;:]|,(?!\s*(?:left|right|mid|upper|lower))", after)[0]
-    if _side_words(after):
-        return _side_words(after)
-    # A list shares its place: "consolidation and effusion at the right base".
-    neighbours = [item for item in found if first <= item[0] and item[1] <= last and item[2] not in MIDLINE]
-    if len(neighbours) > 1:
-        if position + 1 < len(found) and found[position + 1] in neighbours:
-            between = sentence[end : found[position + 1][0]]
-            if re.fullmatch(r"[\s,]*(?:and|or|,|with)[\s,]*(?:\w+\s+){0,2}", between) and not _side_words(between):
-                return _side(sentence, found, position + 1)
-        if position and found[position - 1] in neighbours:
-            between = sentence[found[position - 1][1] : start]
-            if re.fullmatch(r"[\s,]*(?:and|or|with|,)[\s,]*(?:\w+\s+){0,3}", between):
-                return _backward_side(sentence, found, position - 1, first)
-        return None
-    return _side_words(sentence[first:last])
-
-
-def _backward_side(sentence: str, found: list, position: int, first: int) -> str | None:
-    start, end = found[position][:2]
-    previous = found[position - 1][1] if position else 0
-    return _side_words(sentence[max(first, previous) : end])
+    return _side_words(after)

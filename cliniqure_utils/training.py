@@ -136,7 +136,8 @@ def fit(
     checkpoint = _usable_checkpoint(output_dir, settings)
     history = _History(description)
     trainer = _Trainer(
-        model=model,
+        model=model if _trainer_may_edit(model) else _Bare(model),
+        subject=model,
         args=arguments,
         train_dataset=train_dataset,
         eval_dataset=train_dataset if evaluate else None,
@@ -197,8 +198,26 @@ class _History(TrainerCallback):
         return pd.DataFrame(list(rows.values()))
 
 
+class _Bare(nn.Module):
+    """Hides a model's `config` from the Trainer, which would write its own settings into it."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **batch):
+        return self.model(**batch)
+
+
+def _trainer_may_edit(model: nn.Module) -> bool:
+    from transformers import PretrainedConfig
+
+    return getattr(model, "config", None) is None or isinstance(model.config, PretrainedConfig)
+
+
 class _Trainer(Trainer):
-    def __init__(self, *, optimizer_kind, param_groups, evaluate_with, metric, **kwargs):
+    def __init__(self, *, subject, optimizer_kind, param_groups, evaluate_with, metric, **kwargs):
+        self._subject = subject
         self._kind, self._groups, self._evaluate_with, self._metric = (
             optimizer_kind,
             param_groups,
@@ -210,7 +229,7 @@ class _Trainer(Trainer):
     def create_optimizer(self, model=None):
         if self.optimizer is None:
             trained = [p for p in self.model.parameters() if p.requires_grad]
-            groups = self._groups(self.model) if self._groups else [{"params": trained}]
+            groups = self._groups(self._subject) if self._groups else [{"params": trained}]
             kind = torch.optim.Adam if self._kind == "adam" else torch.optim.AdamW
             self.optimizer = kind(groups, lr=self.args.learning_rate, weight_decay=self.args.weight_decay)
         return self.optimizer
@@ -228,7 +247,7 @@ class _Trainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         self.model.eval()
         with torch.no_grad():
-            metrics = dict(self._evaluate_with(self.model))
+            metrics = dict(self._evaluate_with(self._subject))
         if self._metric is not None and self._metric not in metrics:
             raise ValueError(f"metric {self._metric!r} is not among those evaluated: {', '.join(metrics)}")
         metrics = {f"eval_{key}": float(value) for key, value in metrics.items()}
