@@ -45,7 +45,7 @@ def _cached(rows: pd.DataFrame, size: pd.Series) -> np.ndarray:
 def plot_readers(
     image_ids: Sequence[str], image_dir: Path, index: pd.DataFrame, readers: pd.DataFrame, merged: pd.DataFrame
 ):
-    """Per film: above the boxes of up to three readers, below the merged ones.
+    """Per film: above the boxes of up to three readers, below the merged ones with their names.
 
     Args:
         index: index.csv (DICOM and cached sizes). readers, merged: boxes in DICOM pixels.
@@ -60,7 +60,7 @@ def plot_readers(
         rows = readers[(readers.image_id == image_id) & (readers.class_name != NO_FINDING)]
         show_film(axes[0, column], film, f"film {column + 1}: readers")
         for n, (reader, drawn) in enumerate(rows.groupby("rad_id")):
-            texts = [f"{reader} {name}" for name in drawn.class_name]
+            texts = [reader] * len(drawn)  # names follow in the row below
             draw_boxes(axes[0, column], _cached(drawn, size), texts, f"reader_{n % 3 + 1}")
         show_film(axes[1, column], film, "merged")
         joined = merged[merged.image_id == image_id]
@@ -78,6 +78,8 @@ def plot_mistake(right: np.ndarray, wrong: np.ndarray, title: str):
 
 def plot_box_sizes(readers: pd.DataFrame, index: pd.DataFrame, real: pd.DataFrame):
     """Longest side of the readers' boxes per finding, this run's data beside VinDr-CXR's; log axes. Figure."""
+    from matplotlib.ticker import NullFormatter
+
     figure, axes = new_figure(1, 2, width=8.4, height=4.0, sharey=True)
     for axis, (rows, title) in zip(
         axes[0], ((readers, "this run's data"), (real, "VinDr-CXR (films about 10 times larger)")), strict=True
@@ -90,6 +92,7 @@ def plot_box_sizes(readers: pd.DataFrame, index: pd.DataFrame, real: pd.DataFram
         )
         axis.set_yticks(np.arange(1, len(FINDINGS) + 1), FINDINGS, fontsize=8)
         axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("longest side of the box in DICOM pixels")
         axis.set_title(title, fontsize=9)
         axis.grid(axis="x", alpha=0.3)
