@@ -42,6 +42,23 @@ def _iou(a, b) -> float:
     return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)
 
 
+def _hull(a, b) -> list[float]:
+    return [min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])]
+
+
+def _findings(annotations: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are a finding; refuses boxes that would spoil every comparison in silence."""
+    rows = annotations[annotations.class_id != NO_FINDING_ID]
+    corners = rows[BOX].to_numpy(float)
+    bad = ~np.isfinite(corners).all(axis=1) | (corners[:, 2:] <= corners[:, :2]).any(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{int(bad.sum())} findings have no usable box, the first on film {rows.image_id[bad].iloc[0]}: "
+            f"{corners[bad][0].tolist()}; read the file with vindr.read_annotations"
+        )
+    return rows
+
+
 def _merge_one_image(rows: list, iou_threshold: float, aspect_tolerance: float) -> list:
     """Rows (class_id, x_min, y_min, x_max, y_max), sorted -> merged [box, set of class ids], in order of appearance."""
     merged: list = []
@@ -51,7 +68,7 @@ def _merge_one_image(rows: list, iou_threshold: float, aspect_tolerance: float) 
             other = group[0]
             alike = abs((other[2] - other[0]) / (other[3] - other[1]) - aspect) < aspect_tolerance
             if alike and _iou(other, box) > iou_threshold:
-                group[0] = [min(other[0], box[0]), min(other[1], box[1]), max(other[2], box[2]), max(other[3], box[3])]
+                group[0] = _hull(other, box)
                 group[1].add(class_id)
                 break
         else:
@@ -96,17 +113,18 @@ def merge_reader_boxes(
             IoU is above the threshold, "literal" keeps one per film and class set (the paper's words), "keep" all.
 
     Returns:
-        image_id, x_min, y_min, x_max, y_max, class_names (", "-joined), class_labels (list of int), sorted by image_id.
-        Without a size a "No finding" box has NaN coordinates, and one warning is given.
+        image_id, x_min, y_min, x_max, y_max, class_names (", "-joined), class_labels (list of int), sorted by image_id,
+        then by the coordinates. Without a size a "No finding" box has NaN coordinates, and one warning is given. A film
+        with a finding has no "No finding" row, whatever another reader said.
 
     Raises:
-        ValueError: An unknown option.
+        ValueError: An unknown option, or a finding without a usable box (`vindr.read_annotations` rejects those).
     """
     if no_finding not in ("box", "drop"):
         raise ValueError(f"no_finding must be 'box' or 'drop', found {no_finding!r}")
     if duplicates not in DUPLICATES:
         raise ValueError(f"duplicates must be one of {', '.join(DUPLICATES)}, found {duplicates!r}")
-    findings = annotations[annotations.class_id != NO_FINDING_ID].drop_duplicates(["image_id", "class_id", *BOX])
+    findings = _findings(annotations).drop_duplicates(["image_id", "class_id", *BOX])
     findings = findings.sort_values(["image_id", "class_id", *BOX], kind="stable")
     groups: dict[str, list] = {}
     for image_id, *row in findings[["image_id", "class_id", *BOX]].itertuples(index=False, name=None):
@@ -116,8 +134,8 @@ def merge_reader_boxes(
     for image_id in sorted(set(annotations.image_id)):
         if image_id in groups:
             merged = _merge_one_image(groups[image_id], iou_threshold, aspect_tolerance)
-            for box, classes in _without_duplicates(merged, duplicates, iou_threshold):
-                labels = sorted(int(c) for c in classes)
+            kept = _without_duplicates(merged, duplicates, iou_threshold)
+            for box, labels in sorted((box, sorted(int(c) for c in classes)) for box, classes in kept):
                 out.append((image_id, *box, ", ".join(NAMES[c] for c in labels), labels))
         elif no_finding == "box":
             size = (image_sizes or {}).get(image_id)
@@ -137,6 +155,7 @@ def fuse_reader_boxes(
     iou_threshold: float = 0.5,
     aspect_tolerance: float = 0.1,
     min_readers: int = 2,
+    duplicates: str = "overlapping",
 ) -> pd.DataFrame:
     """Fuse the readers' boxes by one of several rules; findings only.
 
@@ -146,7 +165,7 @@ def fuse_reader_boxes(
             threshold grow together), "wbf" (weighted boxes fusion, library ensemble-boxes), "nms" (the first of an
             overlapping group is kept), "vote" (union, kept when at least `min_readers` readers drew it), "keep_all".
         iou_threshold: Overlap from which two boxes are the same lesion.
-        aspect_tolerance: Of rule "paper".
+        aspect_tolerance, duplicates: Of rule "paper", as in `merge_reader_boxes`.
         min_readers: Of rule "vote".
 
     Returns:
@@ -154,37 +173,42 @@ def fuse_reader_boxes(
     """
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}; expected one of {', '.join(RULES)}")
-    findings = annotations[annotations.class_id != NO_FINDING_ID]
+    findings = _findings(annotations)
     columns = ["image_id", "class_id", "class_name", "score", *BOX]
     if rule == "paper":
-        merged = merge_reader_boxes(findings, None, iou_threshold, aspect_tolerance)
+        merged = merge_reader_boxes(
+            findings, None, iou_threshold, aspect_tolerance, duplicates=duplicates
+        )
         rows = merged.explode("class_labels").rename(columns={"class_labels": "class_id"})
         rows = rows.assign(class_id=rows.class_id.astype(int), score=1.0)
         rows["class_name"] = [NAMES[c] for c in rows.class_id]
         return rows[columns].reset_index(drop=True)
-    readers = annotations.groupby("image_id").rad_id.nunique()
+    readers = annotations.groupby("image_id").rad_id.nunique().to_dict()
     ordered = findings.sort_values(["image_id", "class_id", *BOX, "rad_id"], kind="stable")
+    groups: dict[tuple, list] = {}
+    for image_id, class_id, reader, *box in ordered[["image_id", "class_id", "rad_id", *BOX]].itertuples(
+        index=False, name=None
+    ):
+        groups.setdefault((image_id, class_id), []).append((box, reader))
     out = []
-    for (image_id, class_id), group in ordered.groupby(["image_id", "class_id"], sort=True):
-        total = int(readers[image_id])
-        for box, score in _fuse_one(group, rule, iou_threshold, min_readers, total):
+    for (image_id, class_id), drawn in groups.items():
+        for box, score in _fuse_one(drawn, rule, iou_threshold, min_readers, int(readers[image_id])):
             out.append((image_id, int(class_id), NAMES[class_id], score, *map(float, box)))
     return pd.DataFrame(out, columns=columns)
 
 
-def _fuse_one(group: pd.DataFrame, rule: str, threshold: float, min_readers: int, total: int) -> list:
-    boxes = group[BOX].to_numpy(float)
-    readers = group.rad_id.to_numpy()
+def _fuse_one(drawn: list, rule: str, threshold: float, min_readers: int, total: int) -> list:
+    """Pairs (box, reader) of one film and class -> pairs (box, score)."""
     if rule == "keep_all":
-        return [(box, 1 / total) for box in boxes]
+        return [(box, 1 / total) for box, _ in drawn]
     if rule == "wbf":
-        return _weighted_fusion(boxes, readers, threshold, total)
+        return _weighted_fusion(np.array([b for b, _ in drawn]), np.array([r for _, r in drawn]), threshold, total)
     groups: list = []
-    for box, reader in zip(boxes, readers, strict=True):
+    for box, reader in drawn:
         for fused in groups:
             if _iou(fused[0], box) > threshold:
                 if rule != "nms":
-                    fused[0] = np.r_[np.minimum(fused[0][:2], box[:2]), np.maximum(fused[0][2:], box[2:])]
+                    fused[0] = _hull(fused[0], box)
                 fused[1].add(reader)
                 break
         else:

@@ -7,6 +7,7 @@ use LoRA (Hu et al. 2021) on the query and value projections, through the librar
 import importlib.metadata
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def _tiny_model(folder: Path) -> Path:
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=1024, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,  # tied random weights would only repeat the last token
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -209,8 +210,6 @@ def load_adapter(model: nn.Module, folder: str | Path, merge: bool = True) -> nn
         raise MissingWeights(f"{Path(folder).name}: no adapter there; run notebooks/05_finetune_llm.ipynb first")
     config = PeftConfig.from_pretrained(str(folder))
     config.task_type, config.modules_to_save = TaskType.CAUSAL_LM, None
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft reports the head of a seq_cls adapter as unexpected
         adapted = PeftModel.from_pretrained(model, str(folder), config=config)
@@ -247,6 +246,48 @@ def as_chat(tokenizer, prompt: str) -> str:
     return f"{prompt}\n\nReport:\n"
 
 
+def encode_prompt(tokenizer, prompt: str) -> list[int]:
+    """Token numbers of `as_chat`: a chat template brings its own special tokens; without one the tokenizer adds what
+    the model saw in training (OPT: `</s>` in front)."""
+    return tokenizer(
+        as_chat(tokenizer, prompt), add_special_tokens=not getattr(tokenizer, "chat_template", None)
+    ).input_ids
+
+
+def fit_prompt(tokenizer, prompt: str, max_tokens: int) -> tuple[str, int]:
+    """Shorten a prompt whose longest line is a list: items go from the end of that line until the rest fits.
+
+    Args:
+        prompt: Text; its other lines, the instruction among them, stay as they are.
+        max_tokens: Most tokens of the prompt in the model's format.
+
+    Returns:
+        (prompt, number of items taken away).
+
+    Raises:
+        ValueError: Even with one item the prompt is too long.
+    """
+    lines = prompt.split("\n")
+    longest = max(range(len(lines)), key=lambda i: len(lines[i]))
+    items = lines[longest].split(", ")
+
+    def with_items(n: int) -> str:
+        return "\n".join([*lines[:longest], ", ".join(items[:n]), *lines[longest + 1 :]])
+
+    def fits(n: int) -> bool:
+        return len(encode_prompt(tokenizer, with_items(n))) <= max_tokens
+
+    if fits(len(items)):
+        return prompt, 0
+    if not fits(1):
+        raise ValueError(f"a prompt does not fit into {max_tokens} tokens, even with its longest line cut")
+    low, high = 1, len(items)  # the most items that fit lie in [low, high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return with_items(low), len(items) - low
+
+
 def encode_pairs(tokenizer, pairs: Sequence[tuple[str, str]], max_length: int) -> tuple[list[dict], int]:
     """(prompt, answer) pairs -> items for causal training, with the loss on the answer only.
 
@@ -256,7 +297,7 @@ def encode_pairs(tokenizer, pairs: Sequence[tuple[str, str]], max_length: int) -
     """
     items, left_out = [], 0
     for prompt, answer in pairs:
-        head = tokenizer(as_chat(tokenizer, prompt), add_special_tokens=False).input_ids
+        head = encode_prompt(tokenizer, prompt)
         tail = tokenizer(answer.strip(), add_special_tokens=False).input_ids if answer.strip() else []
         if not tail or len(head) >= max_length:
             left_out += 1
@@ -288,12 +329,44 @@ def pad_batch(items: Sequence[dict], pad_id: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def fine_tune(model, items: Sequence[dict], pad_id: int, **settings):
-    """Train a LoRA model on encoded items with the shared engine; `settings` go to `training.fit`. Returns history."""
+def bucket(items: Sequence[dict], batch_size: int, seed: int, pool: int = 16) -> list[list[dict]]:
+    """Batches of items of like length, so that little of a batch is padding.
+
+    Items are shuffled, sorted by length inside pools of `pool` batches, and cut into batches. Every item comes once.
+    """
+    order = np.random.default_rng(seed).permutation(len(items))
+    batches = []
+    for start in range(0, len(order), pool * batch_size):
+        part = sorted(order[start : start + pool * batch_size], key=lambda i: len(items[i]["input_ids"]))
+        batches += [[items[i] for i in part[k : k + batch_size]] for k in range(0, len(part), batch_size)]
+    return batches
+
+
+def fine_tune(model, items: Sequence[dict], pad_id: int, *, batch_size: int, seed: int, **settings):
+    """Train a LoRA model on encoded items with the shared engine.
+
+    Args:
+        items: From `encode_pairs` or `encode_labels`.
+        pad_id: Padding token.
+        batch_size: Items per step; batches hold items of like length (`bucket`).
+        settings: Go to `training.fit`.
+
+    Returns:
+        History, one row per logged step.
+
+    Raises:
+        ValueError: There is nothing to train on.
+    """
     if not items:
         raise ValueError("no item left to train on")
     model.config.use_cache = False
-    history = training.fit(model, list(items), collate=lambda batch: pad_batch(batch, pad_id), **settings)
+    with warnings.catch_warnings():
+        # transformers 5 warns about its own attribute when the Trainer looks at a model
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        history = training.fit(
+            model, bucket(items, batch_size, seed), batch_size=1, seed=seed,
+            collate=lambda batches: pad_batch([item for batch in batches for item in batch], pad_id), **settings,
+        )  # fmt: skip
     model.config.use_cache = True
     return history
 
@@ -327,22 +400,23 @@ def generate(
     """Write one text per prompt by greedy search.
 
     Prompts are sorted by length and padded on the left, so that a batch gives each prompt the text it would get alone.
-    Prompts must fit (`prompts.build_prompt` sees to it); the text never repeats the prompt.
+    The text never repeats the prompt. An empty prompt gives an empty text: there is nothing to write about.
 
     Raises:
-        ValueError: A prompt is empty, or longer than the model's positions allow.
+        ValueError: A prompt with its answer is longer than the model's positions; `prompts.build_prompt` and
+            `fit_prompt` shorten.
     """
-    if any(not prompt.strip() for prompt in prompts):
-        raise ValueError("a prompt is empty")
     limit = getattr(model.config, "max_position_embeddings", 2048)
-    encoded = [tokenizer(as_chat(tokenizer, p), add_special_tokens=False).input_ids for p in prompts]
+    encoded = [encode_prompt(tokenizer, prompt) if prompt.strip() else [] for prompt in prompts]
     longest = max(map(len, encoded), default=0)
     if longest + max_new_tokens > limit:
-        raise ValueError(f"a prompt has {longest} tokens; with {max_new_tokens} new ones the model takes {limit}")
+        raise ValueError(
+            f"a prompt has {longest} tokens and {max_new_tokens} new ones are asked for; the model takes {limit}"
+        )
     model.eval()
-    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    order = sorted((i for i in range(len(prompts)) if encoded[i]), key=lambda i: len(encoded[i]))
     texts: list[str] = [""] * len(prompts)
-    bar = tqdm(total=len(prompts), desc=description, unit="report")
+    bar = tqdm(total=len(order), desc=description, unit="report")
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         width = max(len(encoded[i]) for i in chosen)

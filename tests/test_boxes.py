@@ -39,8 +39,8 @@ def test_rescale_there_and_back():
 
 def test_table_2_of_the_paper(packaged):
     merged = boxes.merge_reader_boxes(packaged[packaged.image_id == TABLE_2_IMAGE])
-    rows = sorted(zip(*(merged[c] for c in (*BOX, "class_names", "class_labels")), strict=True))
-    assert rows == [
+    rows = list(zip(*(merged[c] for c in (*BOX, "class_names", "class_labels")), strict=True))
+    assert rows == [  # in the order of the printed table
         (900, 583, 1205, 890, "Infiltration, Lung Opacity", [6, 7]),
         (932, 567, 1197, 896, "Consolidation, Nodule/Mass", [4, 8]),
     ]
@@ -114,8 +114,8 @@ def test_removing_duplicates_before_the_merge_would_delete_57_percent(packaged):
 def test_all_packaged_films_are_merged_in_seconds(packaged):
     started = time.process_time()
     merged = boxes.merge_reader_boxes(packaged, no_finding="drop", duplicates="keep")
-    assert time.process_time() - started < 6
-    assert 26500 < len(merged) < 28000  # about 27,200 in first-come order
+    assert time.process_time() - started < 2
+    assert abs(len(merged) - 27200) < 100  # "about 27,200" in first-come order, measured independently
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,50 @@ def test_fusion_rules_by_hand(rule, n, score):
     fused = boxes.fuse_reader_boxes(table, rule)
     assert len(fused) == n and fused.score.max() == pytest.approx(score, abs=1e-6)
     assert (fused.score <= 1).all(), "two boxes of one reader do not make two readers"
+
+
+def test_a_finding_of_one_reader_outweighs_no_finding_of_another():
+    merged = boxes.merge_reader_boxes(
+        make([("a", 14, *[np.nan] * 4, "R1"), ("a", 3, 0, 0, 9, 9, "R2")]), {"a": (50, 50)}
+    )
+    assert merged.class_labels.tolist() == [[3]]
+
+
+@pytest.mark.parametrize("box", [(0, 0, np.nan, 9), (5, 0, 5, 9), (9, 0, 5, 9)])
+def test_boxes_that_would_spoil_the_merge_are_refused(box):
+    table = make([("a", 3, 0, 0, 9, 9), ("film", 3, *box)])
+    for call in (boxes.merge_reader_boxes, lambda t: boxes.fuse_reader_boxes(t, "union")):
+        with pytest.raises(ValueError, match="1 findings have no usable box, the first on film film"):
+            call(table)
+
+
+@pytest.mark.parametrize("rule", boxes.RULES)
+def test_fusion_does_not_depend_on_the_order_of_rows(rule):
+    table = random_annotations(3).assign(rad_id=lambda t: [f"R{k % 3}" for k in range(len(t))])
+    shuffled = table.sample(frac=1, random_state=1)
+    pd.testing.assert_frame_equal(boxes.fuse_reader_boxes(table, rule), boxes.fuse_reader_boxes(shuffled, rule))
+
+
+def test_boxes_per_film_of_every_rule_agree_with_independent_counts(packaged):
+    """Two of the readers R8, R9, R10 fused, averaged over the reader left out; counted with other code."""
+    readers = packaged.groupby("image_id").rad_id.agg(lambda r: frozenset(r))
+    abnormal = packaged[packaged.class_id != 14].image_id.unique()
+    films = readers.index[(readers == frozenset(["R8", "R9", "R10"])) & readers.index.isin(abnormal)]
+    assert len(films) == 4146
+    chosen = packaged[packaged.image_id.isin(films)]
+
+    def per_film(rule, **options):
+        n = sum(
+            len(boxes.fuse_reader_boxes(chosen[chosen.rad_id != out], rule, **options)) for out in ("R8", "R9", "R10")
+        )
+        return round(n / len(films) / 3, 2)
+
+    assert per_film("keep_all") == 5.54
+    assert per_film("paper", duplicates="keep") == 5.13
+    assert per_film("union") == 4.27
+    assert per_film("nms", iou_threshold=0.4) == 4.14
+    assert per_film("wbf", iou_threshold=0.4) == 4.14
+    assert per_film("vote", iou_threshold=0.4) == 1.40
 
 
 def test_unknown_options_are_refused():

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from cliniqure_utils import cmn
+from cliniqure_utils import cmn, trunks
 
 GOLDENS = Path(__file__).parents[2] / "shared" / "goldens" / "r2gencmn"
 needs_goldens = pytest.mark.skipif(not GOLDENS.is_dir(), reason="the reference numbers of R2GenCMN are not here")
@@ -340,6 +340,8 @@ def test_teacher_forcing_equals_the_slow_model(seed):
     features = features_for(model, 2, seed=seed)
     with torch.no_grad():
         outputs = model(features=features, ids=ids)
+    with_gradients = model(features=features, ids=ids)  # the memory answers by another route then
+    torch.testing.assert_close(with_gradients["logprobs"].detach(), outputs["logprobs"], atol=1e-5, rtol=0)
     slow, losses = Slow(model), []
     for row in range(2):
         encoded = slow.encode(features[row].double().numpy())
@@ -440,14 +442,19 @@ def test_a_repeated_trigram_costs_twice_0693_per_occurrence():
     ids=["plain", "wu", "avg", "temperature", "constraint"],
 )
 def test_beam_search_equals_the_slow_model(size, options, slow_options):
-    for seed in range(2):
+    early = 0
+    for seed in range(3):
         model = small_model(seed, max_length=7)
+        with torch.no_grad():
+            model.output.bias[0] += 2 * seed  # the more, the earlier beams end, are stored, and go on at a loss
         features = features_for(model, 2)
         found = model.decode(features=features, beam_size=size, n_reports=size, **options)
         for row, image in enumerate(features):
             slow = Slow(model).beam(image.double().numpy(), 7, size, **slow_options)
             assert found.ids[row].tolist() == [words for _, words in slow]
             np.testing.assert_allclose(found.scores[row].numpy(), [score for score, _ in slow], atol=2e-4)
+            early += sum(0 in words[:6] for _, words in slow)
+    assert early > 0, "a beam must end before the last step, or nothing is tested"
 
 
 def test_early_stop_changes_nothing_but_the_work():
@@ -557,14 +564,19 @@ def test_other_image_sizes_are_an_error_or_pooled():
     assert small_model(adaptive_pooling=True).patch_features(torch.zeros(1, 3, 320, 320)).shape == (1, 49, 3)
 
 
-def test_named_trunks():
+def test_named_trunks(tmp_path):
     tiny = cmn.build_extractor("tiny").eval()
     with torch.no_grad():
-        assert tiny(torch.zeros(1, 3, 224, 224)).shape == (1, tiny.channels, 7, 7)
-    with pytest.raises(ValueError, match="unknown visual extractor"):
+        features = tiny(torch.ones(1, 3, 224, 224))
+    assert features.shape == (1, tiny.channels, 7, 7)
+    trunks.save_body(tiny.body, tmp_path / "trunk.safetensors")
+    with torch.no_grad():
+        again = cmn.build_extractor("tiny", tmp_path / "trunk.safetensors").eval()(torch.ones(1, 3, 224, 224))
+    torch.testing.assert_close(again, features)
+    with pytest.raises(trunks.WeightsUnavailable, match="absent.safetensors does not exist"):
+        cmn.build_extractor("tiny", tmp_path / "absent.safetensors")
+    with pytest.raises(ValueError, match="unknown trunk 'vgg16'"):
         cmn.build_extractor("vgg16")
-    with pytest.raises(ValueError, match="torchvision has no such"):
-        cmn.build_extractor("resnet17")
 
 
 # --- Checkpoints ---------------------------------------------------------------------------------------------------
@@ -594,7 +606,7 @@ def official_state(model):
     for there in ("encoder_decoder.cmn", f"{root}.cmn"):
         linears(there, "memory")
     for side, blocks in (("encoder", ("self_attn",)), ("decoder", ("self_attn", "src_attn"))):
-        for layer in range(2):
+        for layer in range(model.config.num_layers):
             for block in blocks:
                 name = {"self_attn": "attention", "src_attn": "cross_attention"}[block]
                 linears(f"{root}.{side}.layers.{layer}.{block}", f"{side}.{layer}.{name}")
@@ -606,6 +618,7 @@ def official_state(model):
     state[f"{root}.tgt_embed.0.lut.weight"] = ours["word_embedding.weight"]
     for name in ("src_embed.0", "tgt_embed.1"):
         state[f"{root}.{name}.pe"] = model.positions[None].clone()
+    state |= {key: value for key, value in ours.items() if key.startswith("visual_extractor.")}
     return state
 
 
@@ -794,6 +807,21 @@ def test_golden_tokenizer(name):
     for threshold, vocabulary in golden["vocab_by_threshold"][name].items():
         rarer = cmn.Tokenizer.from_file(GOLDENS / "annotation.json", DATASETS[name], int(threshold))
         assert {word: number for number, word in enumerate(rarer.words, start=1)} == vocabulary
+
+
+@needs_goldens
+@pytest.mark.parametrize("size", ["tiny", "full"])
+def test_golden_names_and_shapes(size):
+    """Every key of the published state dicts, built without memory (on the meta device) and renamed to theirs."""
+    blocks = (GOLDENS / "keys.txt").read_text().split("## ")[1:]
+    lines = next(block for block in blocks if block.startswith(size)).splitlines()[1:]
+    expected = {tuple(line.split("\t")[:2]) for line in lines if line.strip()}
+    settings = {k: v for k, v in TINY.items() if k != "threshold"} if size == "tiny" else {}
+    words = [f"w{i:04d}" for i in range(125 if size == "tiny" else 4334)]
+    with torch.device("meta"):
+        model = cmn.R2GenCMN(cmn.Tokenizer([*words, "<unk>"]), cmn.CMNConfig(**settings))
+        state = official_state(model)
+    assert {(key, str(tuple(value.shape))) for key, value in state.items()} == expected
 
 
 @needs_goldens

@@ -8,8 +8,9 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from cliniqure_utils import dicom
 
@@ -193,11 +194,185 @@ def test_an_image_id_never_leaves_the_folder():
     assert dicom.safe_name("a.b.c")
 
 
+def test_values_in_the_upper_bits_and_headers_with_too_few_bits_do_not_turn_into_noise(tmp_path):
+    plain = dicom.load_cxr(write(tmp_path / "plain.dcm", WindowCenter=2048, WindowWidth=4096))
+    upper = dicom.load_cxr(write(tmp_path / "upper.dcm", RAMP << 4, HighBit=15, WindowCenter=2048, WindowWidth=4096))
+    np.testing.assert_array_equal(upper, plain)
+    with pytest.warns(UserWarning, match="wide.dcm: pixels use more than the 12 bits"):
+        wide = dicom.load_cxr(write(tmp_path / "wide.dcm", RAMP * 8))
+    np.testing.assert_allclose(wide, RAMP / 4095, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_signed_values(tmp_path, bits):
+    values = (RAMP.astype(int) - 2048).astype(np.int16)
+    image = dicom.load_cxr(
+        write(tmp_path / "a.dcm", values, PixelRepresentation=1, BitsStored=bits, HighBit=bits - 1, WindowCenter=0,
+              WindowWidth=2000)
+    )  # fmt: skip
+    np.testing.assert_allclose(image, np.clip((values + 0.5) / 1999 + 0.5, 0, 1), atol=1e-5)
+    unextended = dicom.load_cxr(
+        write(
+            tmp_path / "b.dcm", values.view(np.uint16) & 0xFFF, PixelRepresentation=1, WindowCenter=0, WindowWidth=2000
+        )
+    )  # the sign in bit 11 only
+    np.testing.assert_allclose(unextended, image, atol=1e-6)
+
+
+def test_rescale_comes_before_the_window(tmp_path):
+    path = write(tmp_path / "a.dcm", RescaleSlope=2, RescaleIntercept=-100, WindowCenter=4000, WindowWidth=3000)
+    values = RAMP * 2.0 - 100
+    np.testing.assert_allclose(dicom.load_cxr(path), np.clip((values - 3999.5) / 2999 + 0.5, 0, 1), atol=1e-5)
+    inverse = dicom.load_cxr(write(tmp_path / "b.dcm", RescaleSlope=-1, RescaleIntercept=4095))
+    np.testing.assert_allclose(inverse, 1 - RAMP / 4095, atol=1e-5)
+
+
+def test_window_functions(tmp_path):
+    def load(function):
+        return dicom.load_cxr(write(tmp_path / "a.dcm", WindowCenter=2000, WindowWidth=1000, VOILUTFunction=function))
+
+    np.testing.assert_allclose(load("LINEAR_EXACT"), np.clip((RAMP - 2000.0) / 1000 + 0.5, 0, 1), atol=1e-5)
+    np.testing.assert_allclose(load("SIGMOID"), 1 / (1 + np.exp(-4 * (RAMP - 2000.0) / 1000)), atol=1e-5)
+
+
+def test_the_first_usable_window_of_several_is_taken(tmp_path):
+    several = dicom.load_cxr(write(tmp_path / "a.dcm", WindowCenter=[900, 2000, 1], WindowWidth=[0, 3000, 2]))
+    one = dicom.load_cxr(write(tmp_path / "b.dcm", WindowCenter=2000, WindowWidth=3000))
+    np.testing.assert_array_equal(several, one)
+    with pytest.warns(UserWarning, match="unusable window"):  # it lies far above every pixel
+        off = dicom.load_cxr(write(tmp_path / "c.dcm", WindowCenter=20000, WindowWidth=100))
+    np.testing.assert_allclose(off, RAMP / 4095, atol=1e-5)
+
+
+def with_lut(path, descriptor, entries, **tags):
+    item = Dataset()
+    item.LUTDescriptor = descriptor
+    item["LUTDescriptor"].VR = "US"
+    item.add_new("LUTData", "OW", np.asarray(entries, "<u2").tobytes())
+    data = pydicom.dcmread(write(path, **tags))
+    data.VOILUTSequence = [item]
+    data.save_as(path)
+    return path
+
+
+def test_lookup_table(tmp_path):
+    curve = np.rint(np.sqrt(np.arange(4096) / 4095) * 1023)
+    wanted = curve[RAMP] / 1023
+    told = dicom.load_cxr(with_lut(tmp_path / "a.dcm", [4096, 0, 10], curve, WindowCenter=1, WindowWidth=9))
+    np.testing.assert_allclose(told, wanted, atol=1e-5, err_msg="the table comes before the window")
+    # 10 bits announced as 16: a literal reading gives a film of at most 1.6 % grey.
+    np.testing.assert_allclose(dicom.load_cxr(with_lut(tmp_path / "b.dcm", [4096, 0, 16], curve)), wanted, atol=1e-5)
+    for entries in (curve[:10], curve * 0):
+        with pytest.warns(UserWarning, match="c.dcm: unusable VOI LUT"):
+            image = dicom.load_cxr(with_lut(tmp_path / "c.dcm", [4096, 0, 10], entries))
+        np.testing.assert_allclose(image, RAMP / 4095, atol=1e-5)
+
+
+def test_percentiles_are_those_of_the_pixels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 30)).astype(np.uint16) // 7 * 7
+    image = dicom.load_cxr(write(tmp_path / "a.dcm", pixels), percentiles=(3, 88.5))
+    low, high = np.percentile(pixels, (3, 88.5))
+    np.testing.assert_allclose(image, np.clip((pixels - low) / (high - low), 0, 1), atol=1e-6)
+
+
+def test_shrinking_by_an_odd_factor_keeps_areas_and_the_mean(tmp_path):
+    image = dicom.load_cxr(write(tmp_path / "a.dcm"))
+    small = dicom.load_cxr(tmp_path / "a.dcm", size=40)  # 64 x 48 -> 40 x 30: each pixel covers 1.6
+    fine = np.repeat(np.repeat(image.astype(float), 5, 0), 5, 1)  # 8 by 8 of these make one new pixel
+    np.testing.assert_allclose(small, fine.reshape(40, 8, 30, 8).mean((1, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
+def test_compressed_streams_padded_and_cut(tmp_path, syntax):
+    path = write(
+        tmp_path / "a.dcm", np.random.default_rng(0).integers(0, 4096, (64, 48)).astype(np.uint16), syntax=syntax
+    )
+    whole, data = dicom.load_cxr(path), pydicom.dcmread(path)
+    frame = get_frame(data.PixelData, 0, number_of_frames=1)
+    for stream, readable in ((frame + bytes(10), True), (frame[: len(frame) // 2], False), (frame[:-40], False)):
+        data.PixelData = encapsulate([stream])
+        data["PixelData"].is_undefined_length = True
+        data.save_as(path)
+        if readable:
+            np.testing.assert_array_equal(dicom.load_cxr(path), whole)
+        else:
+            with pytest.raises(dicom.UnreadableImage, match="a.dcm"):
+                dicom.load_cxr(path)
+
+
+def test_big_endian(tmp_path):
+    from pydicom.uid import ExplicitVRBigEndian
+
+    data = Dataset()
+    for element in pydicom.dcmread(write(tmp_path / "little.dcm")):
+        data.add(element)
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    data.file_meta.MediaStorageSOPClassUID, data.file_meta.MediaStorageSOPInstanceUID = "1.2.3", "1.2.3"
+    data.PixelData = RAMP.astype(">u2").tobytes()
+    data.save_as(tmp_path / "big.dcm", enforce_file_format=True)
+    np.testing.assert_array_equal(dicom.load_cxr(tmp_path / "big.dcm"), dicom.load_cxr(tmp_path / "little.dcm"))
+
+
+@pytest.mark.parametrize(
+    "missing", ["SamplesPerPixel", "PixelRepresentation", "BitsStored", "BitsAllocated", "HighBit"]
+)
+def test_a_missing_tag_that_leaves_no_doubt(tmp_path, missing):
+    path = write(tmp_path / "a.dcm")
+    data = pydicom.dcmread(path)
+    delattr(data, missing)
+    data.save_as(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        np.testing.assert_allclose(dicom.load_cxr(path), RAMP / 4095, atol=1e-5)
+
+
+def test_patients_and_identifiers_leave_as_hashes_only(tmp_path):
+    secret = "1.2.840.20240131.77"
+    header = dicom.read_header(write(tmp_path / "a.dcm", PatientID="K-4711", PatientName="Doe^Jane", uid=secret))
+    text = json.dumps(header)
+    assert not any(word in text for word in ("4711", "Doe", "Jane", "20240131"))
+    same = dicom.read_header(write(tmp_path / "b.dcm", PatientID="K-4711"))
+    assert same["patient_key"] == header["patient_key"] and len(header["patient_key"]) == 16
+    for name in ("", "ANONYMOUS", "unknown", "0"):  # what anonymisers write for everybody is nobody
+        assert dicom.read_header(write(tmp_path / "c.dcm", PatientID=name))["patient_key"] is None
+
+
+def test_exact_stems():
+    assert dicom.image_id_of("x/a.b.c.dicom") == "a.b.c" and dicom.image_id_of("1.2.840.113") == "1.2.840.113"
+    assert dicom.image_id_of(" lead space.DCM") == " lead space"
+
+
+def test_two_files_with_one_image_id(tmp_path):
+    for folder, pixels in (("one", RAMP), ("two", 4095 - RAMP)):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "film.dcm", pixels)
+    paths = [tmp_path / folder / "film.dcm" for folder in ("one", "two")]
+    index, rejected = dicom.convert_archive(paths, tmp_path / "out", 32, n_jobs=2)
+    assert index.image_id.tolist() == ["film"] and "second file" in rejected.reason[0]
+    kept = np.asarray(Image.open(tmp_path / "out" / "film.png"))
+    assert kept[0, 0] < kept[-1, -1], "the first file is the one that is kept"
+
+
+def test_a_film_that_changed_is_converted_again_and_one_that_broke_loses_its_picture(tmp_path):
+    path, out = tmp_path / "a.dcm", tmp_path / "out"
+    write(path, WindowWidth=0, WindowCenter=5)
+    index, _ = dicom.convert_archive([path], out, 32, n_jobs=1)
+    assert "unusable window" in index.notes[0]
+    before = np.asarray(Image.open(out / "a.png"))
+    write(path, 4095 - RAMP)
+    dicom.convert_archive([path], out, 32, n_jobs=1)
+    assert (np.asarray(Image.open(out / "a.png")) != before).any()
+    path.write_bytes(path.read_bytes()[:-3000])
+    index, rejected = dicom.convert_archive([path], out, 32, n_jobs=1)
+    assert index.empty and len(rejected) == 1 and not (out / "a.png").exists()
+
+
 def test_pictures(tmp_path):
     Image.fromarray((RAMP // 16).astype(np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(RAMP).save(tmp_path / "b.png")
     assert dicom.load_cxr(tmp_path / "a.png").max() == 1
-    assert dicom.load_cxr(tmp_path / "b.png").max() == pytest.approx(4095 / 65535, abs=1e-4)
+    assert dicom.load_cxr(tmp_path / "b.png").max() == 1, "12 bits in a 16-bit PNG are not a black film"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "c.png")
     with pytest.raises(dicom.UnreadableImage, match="colour"):
         dicom.load_cxr(tmp_path / "c.png")
@@ -241,3 +416,52 @@ def test_shared_ages_and_sexes():
         assert header["sex"] == wanted["sex"]
         if not isinstance(wanted["age_years"], str):
             assert header["age_years"] == wanted["age_years"]
+
+
+@NO_SHARED
+def test_shared_probes_of_the_window():
+    for case, name, key in (("C02", "mono2_win", "probe"), ("C03", "twelve_in_sixteen", "probe_if_windowed")):
+        stored = pydicom.dcmread(SHARED / case / f"{name}.dicom").pixel_array
+        (image,) = shared(case, name)
+        for probe in json.loads((SHARED / case / "expected.json").read_text())[key]:
+            at = np.unravel_index(np.abs(stored.astype(int) - probe["stored"]).argmin(), stored.shape)
+            if stored[at] == probe["stored"]:
+                assert abs(image[at] * 255 - probe["u8"]) <= 1
+        order = np.argsort(stored, axis=None)
+        assert (np.diff(image.ravel()[order]) >= 0).all() and len(np.unique(np.rint(image * 255))) >= 100
+
+
+@NO_SHARED
+@pytest.mark.parametrize("case", ["C01", "C02", "C03", "C06", "C10", "C13", "C14"])
+def test_shared_films_have_a_bright_spine_and_marker_and_dark_lungs(case):
+    expected = json.loads((SHARED / case / "expected.json").read_text())
+    for name in expected["files"]:
+        (image,) = shared(case, name.removesuffix(".dicom"))
+
+        def mean(key, image=image):
+            x0, y0, x1, y1 = expected[key]
+            return image[y0:y1, x0:x1].mean()
+
+        assert list(image.shape) == expected["shape"]
+        assert mean("brighter_box") > mean("darker_box") and mean("marker_box_bright") > 0.6
+
+
+@NO_SHARED
+def test_shared_identical_films_are_reported_and_stay_together(tmp_path):
+    expected = json.loads((SHARED / "C24" / "expected.json").read_text())
+    with pytest.warns(UserWarning, match="share the unique identifier"):
+        index, _ = dicom.convert_archive(sorted((SHARED / "C24").glob("*.dicom")), tmp_path, 64, n_jobs=1)
+    assert len(index) == expected["n_out"] == len(list(tmp_path.glob("*.png")))
+    twins = index[index.same_pixels_as != ""]
+    assert {*twins.image_id, *twins.same_pixels_as} == set(expected["identical_pixels"])
+
+
+@NO_SHARED
+def test_shared_awkward_names(tmp_path):
+    paths = [p for p in (SHARED / "C25").iterdir() if p.suffix.lower() in dicom.EXTENSIONS]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        index, rejected = dicom.convert_archive(paths, tmp_path, 64, n_jobs=1)
+    stems = json.loads((SHARED / "C25" / "expected.json").read_text())["stems"]
+    assert sorted(index.image_id) == sorted(stems) and rejected.empty
+    assert all((tmp_path / f"{stem}.png").is_file() for stem in stems)

@@ -74,8 +74,10 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        deviation, mean = torch.std_mean(x, dim=-1, keepdim=True)
-        return self.scale * (x - mean) / (deviation + self.eps) + self.shift
+        centred = x - x.mean(dim=-1, keepdim=True)
+        # A norm, since its gradient is defined at 0 where that of a square root is not.
+        deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / math.sqrt(x.shape[-1] - 1)
+        return self.scale * centred / (deviation + self.eps) + self.shift
 
 
 class SharedMemory(nn.Module):
@@ -129,11 +131,16 @@ class SharedMemory(nn.Module):
             queries = queries.view(rows, self.heads, -1).transpose(0, 1)  # (h, rows, width / h)
             best, chosen = (queries @ keys / math.sqrt(queries.shape[-1])).topk(self.topk, dim=-1)
             weights = self.dropout(best.softmax(dim=-1))
-        first_slot = torch.arange(self.heads, device=x.device).view(-1, 1, 1) * n_slots
-        responses = nn.functional.embedding_bag(
-            (chosen + first_slot).flatten(0, 1), values, mode="sum",
-            per_sample_weights=weights.to(values.dtype).flatten(0, 1),
-        )  # fmt: skip
+        weights = weights.to(values.dtype)
+        if torch.is_grad_enabled():
+            # In training all slots with weight 0 for the others: gradients of a product are cheaper than of a look-up.
+            everywhere = values.new_zeros(self.heads, rows, n_slots).scatter(-1, chosen, weights)
+            responses = everywhere @ values.view(self.heads, n_slots, -1)
+        else:
+            first_slot = torch.arange(self.heads, device=x.device).view(-1, 1, 1) * n_slots
+            responses = nn.functional.embedding_bag(
+                (chosen + first_slot).flatten(0, 1), values, mode="sum", per_sample_weights=weights.flatten(0, 1)
+            )
         responses = responses.view(self.heads, rows, -1).transpose(0, 1).reshape(x.shape)
         if trace is not None:
             shape = (*x.shape[:-1], self.heads, self.topk)

@@ -1,11 +1,13 @@
 """From a film to 49 patch features: the part of R2GenCMN that sees."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from cliniqure_utils.trunks import TopDown, build_trunk, normalise
+from cliniqure_utils.trunks import TopDown, build_trunk, load_body, normalise
 
 SIDE = 224  # pixels of the square input
 GRID = 7  # patches per side
@@ -58,19 +60,25 @@ class TinyPatches(nn.Module):
         return torch.cat([*(pool(fine, size) for pool in pools), deep], dim=1)
 
 
-def build_extractor(name: str) -> nn.Module:
-    """Untrained trunk by name: "tiny", or a torchvision ResNet without its last two layers ("resnet101", ...)."""
-    if name == "tiny":
-        return TinyPatches()
-    if not name.startswith("resnet"):
-        raise ValueError(f"unknown visual extractor {name!r}; expected tiny, or a torchvision name such as resnet101")
-    import torchvision
+def build_extractor(name: str, weights: str | Path | None = None) -> nn.Module:
+    """Trunk by name, normalised (n, 3, 224, 224) -> (n, channels, 7, 7).
 
-    try:
-        resnet = torchvision.models.get_model(name, weights=None)
-    except ValueError as error:
-        raise ValueError(f"unknown visual extractor {name!r}; torchvision has no such network") from error
-    return nn.Sequential(*list(resnet.children())[:-2])
+    Args:
+        name: "tiny", or a ResNet of `trunks.TRUNKS`: torchvision's, without its last two layers.
+        weights: None for random ones; for a ResNet as in `trunks.build_trunk` ("imagenet" or a file); for "tiny" the
+            trunk.safetensors that notebook 02 writes.
+
+    Raises:
+        ValueError: Unknown name, or weights that do not fit.
+        trunks.WeightsUnavailable: The weights are missing and cannot be fetched.
+    """
+    if name == "tiny":
+        tiny = TinyPatches()
+        if weights is not None:
+            load_body(tiny.body, weights)
+        return tiny
+    trunk = build_trunk(name, weights)
+    return nn.Sequential(*trunk.stem, trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
 
 
 class PatchExtractor(nn.Module):

@@ -27,7 +27,7 @@ def build(seed: int, spacing: float) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 class _Builder:
-    """The volumes while they are filled. y runs to the back, z down, x to the patient's left; x and y from the middle."""
+    """The volumes while they are filled. In mm: y to the back and x to the left, both from the middle; z down."""
 
     def __init__(self, seed: int, spacing: float):
         self.rng = np.random.default_rng(seed)
@@ -44,7 +44,7 @@ class _Builder:
         chest_x, chest_y = self.half_width * taper + 0.1, self.half_depth * taper + 0.1
         body = self._body(chest_x, chest_y)
         cavity = ((x / chest_x) ** 2 + (y / chest_y) ** 2 < 1) & (z > self.apex)
-        heart, heart_height = self._heart()
+        heart = self._heart()
         aorta = self._aorta()
         dome = self._diaphragm()
         middle = (np.abs(x - 2) < 19 + 5 * np.sin(z / 26) + np.clip((z - 150) * 0.05, 0, 6)) & (y < 62)
@@ -86,22 +86,22 @@ class _Builder:
         half_x = half_x * (1 - 0.1 * np.clip((14 - self.z) / 10, 0, 1))
         return (np.abs(self.x) / half_x) ** 2.5 + (np.abs(self.y - 4) / half_y) ** 2.3 < 1
 
-    def _heart(self) -> tuple[np.ndarray, float]:
-        """A tilted ellipsoid towards the left and the right atrium; also the height of its middle."""
+    def _heart(self) -> np.ndarray:
+        """A tilted ellipsoid towards the left, and the right atrium."""
         left, height, tilt = self._draw(20, 28), self._draw(178, 192), self._draw(0.5, 0.75)
         along = (self.x - left) * np.cos(tilt) + (self.z - height) * np.sin(tilt)
         across = -(self.x - left) * np.sin(tilt) + (self.z - height) * np.cos(tilt)
         a, b, c = self._draw(54, 62), self._draw(44, 50), self._draw(40, 46)
         ventricles = (along / a) ** 2 + ((self.y + 22) / b) ** 2 + (across / c) ** 2 < 1
         atrium = ((self.x + 18) / 26) ** 2 + ((self.y + 15) / 35) ** 2 + ((self.z - height - 8) / 38) ** 2 < 1
-        return ventricles | atrium, height
+        return ventricles | atrium
 
     def _aorta(self) -> np.ndarray:
         """A tube: up from the heart, over to the left and back, down along the spine."""
-        radius, top = self._draw(12, 15), self._draw(80, 92)
-        points = [(-18 + 4 * q, -18.0, 150 - (138 - top) * q) for q in np.linspace(0, 1, 60)]
-        points += [(-14 + 36 * q, -18 + 62 * q, top + 12 - 14 * np.sin(np.pi * q)) for q in np.linspace(0, 1, 60)]
-        points += [(22 - 10 * q, 46 + 8 * q, top + 12 + (EXTENT[1] - top - 12) * q) for q in np.linspace(0, 1, 200)]
+        radius, top = self._draw(11, 13), self._draw(80, 92)
+        points = [(-11 + 3 * q, -18.0, 150 - (138 - top) * q) for q in np.linspace(0, 1, 60)]
+        points += [(-8 + 24 * q, -18 + 62 * q, top + 12 - 14 * np.sin(np.pi * q)) for q in np.linspace(0, 1, 60)]
+        points += [(16 - 6 * q, 46 + 8 * q, top + 12 + (EXTENT[1] - top - 12) * q) for q in np.linspace(0, 1, 200)]
         tube = np.zeros(self.shape, np.float32)
         for point in points:
             self._stamp(tube, point, radius, 1.0)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cliniqure_utils.figures import BLUE, HATCHES, ORANGE, draw_boxes, new_figure, show_film
+from cliniqure_utils.figures import BLUE, BOX_STYLES, HATCHES, ORANGE, draw_boxes, new_figure, show_film
 from cliniqure_utils.vindr import BOX, FINDINGS, NO_FINDING
 
 
@@ -48,23 +48,37 @@ def plot_readers(
     """Per film: above the boxes of up to three readers, below the merged ones with their names.
 
     Args:
-        index: index.csv (DICOM and cached sizes). readers, merged: boxes in DICOM pixels.
+        image_ids: Films, one column each.
+        image_dir: Folder of the cached films.
+        index: index.csv (DICOM and cached sizes).
+        readers, merged: Boxes in DICOM pixels.
 
     Returns:
         Figure.
     """
+    from matplotlib.lines import Line2D
+
     sizes = index.set_index("image_id")
-    figure, axes = new_figure(2, len(image_ids), width=2.7 * len(image_ids), height=5.6)
+    names = sorted(set(readers[readers.image_id.isin(image_ids)].rad_id), key=lambda r: (len(r), r))
+    kinds = {reader: f"reader_{n % 3 + 1}" for n, reader in enumerate(names)}
+    figure, axes = new_figure(2, len(image_ids), width=2.7 * len(image_ids), height=5.9)
     for column, image_id in enumerate(image_ids):
         film, size = _film(image_dir, image_id), sizes.loc[image_id]
         rows = readers[(readers.image_id == image_id) & (readers.class_name != NO_FINDING)]
         show_film(axes[0, column], film, f"film {column + 1}: readers")
-        for n, (reader, drawn) in enumerate(rows.groupby("rad_id")):
-            texts = [reader] * len(drawn)  # names follow in the row below
-            draw_boxes(axes[0, column], _cached(drawn, size), texts, f"reader_{n % 3 + 1}")
+        for reader, drawn in rows.groupby("rad_id"):
+            draw_boxes(axes[0, column], _cached(drawn, size), None, kinds[reader])
         show_film(axes[1, column], film, "merged")
         joined = merged[merged.image_id == image_id]
         draw_boxes(axes[1, column], _cached(joined, size), list(joined.class_names), "merged")
+    lines = [
+        Line2D([], [], color=BOX_STYLES[kind][0], ls=BOX_STYLES[kind][1], lw=2, label=reader)
+        for reader, kind in kinds.items()
+    ]
+    legend = figure.legend(handles=lines, loc="outside lower center", ncols=max(1, len(lines)), fontsize=8)
+    legend.get_frame().set_facecolor("0.35")  # yellow lines need a dark ground
+    for text in legend.get_texts():
+        text.set_color("white")
     return figure
 
 
@@ -78,7 +92,7 @@ def plot_mistake(right: np.ndarray, wrong: np.ndarray, title: str):
 
 def plot_box_sizes(readers: pd.DataFrame, index: pd.DataFrame, real: pd.DataFrame):
     """Longest side of the readers' boxes per finding, this run's data beside VinDr-CXR's; log axes. Figure."""
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     figure, axes = new_figure(1, 2, width=8.4, height=4.0, sharey=True)
     for axis, (rows, title) in zip(
@@ -92,6 +106,8 @@ def plot_box_sizes(readers: pd.DataFrame, index: pd.DataFrame, real: pd.DataFram
         )
         axis.set_yticks(np.arange(1, len(FINDINGS) + 1), FINDINGS, fontsize=8)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("longest side of the box in DICOM pixels")
         axis.set_title(title, fontsize=9)

@@ -1,0 +1,21 @@
+"""DICOM files of chest films: grey values, header facts, and the conversion of an archive to a cache.
+
+Order of steps (DICOM PS3.3, C.7.6.3.1.2 and C.11.2): modality LUT, then VOI LUT or window, then polarity. They are
+worked out once per grey level that occurs in the film and looked up per pixel. Decoders: pydicom with python-gdcm (JPEG
+family, BSD), pyjpegls and pylibjpeg-openjpeg (MIT); RLE and deflate are pydicom's own.
+"""
+
+from cliniqure_utils.dicom.archive import convert_archive, safe_name
+from cliniqure_utils.dicom.film import load_cxr, load_image
+from cliniqure_utils.dicom.header import EXTENSIONS, UnreadableImage, image_id_of, read_header
+
+__all__ = [
+    "EXTENSIONS",
+    "UnreadableImage",
+    "convert_archive",
+    "image_id_of",
+    "load_cxr",
+    "load_image",
+    "read_header",
+    "safe_name",
+]

@@ -1,0 +1,176 @@
+"""What a file says about a film besides its grey values: kind, size, patient facts."""
+
+import hashlib
+import re
+import warnings
+from pathlib import Path
+
+from PIL import Image
+
+MAX_PIXELS = 120_000_000  # a film has 4-12 million; a header that announces more is refused before memory is taken
+MIN_SIDE = 8  # pixels
+MAX_ASPECT = 8  # longer pictures are strips, not films
+EXTENSIONS = (".dicom", ".dcm", ".dic", ".png", ".jpg", ".jpeg")
+
+# Patient ids that anonymisers write for everybody: the films are not one patient's.
+_NO_PATIENT = {"", "0", "anon", "anonymous", "anonymized", "anonymised", "deidentified", "none", "na", "n/a", "unknown"}
+
+
+class UnreadableImage(ValueError):
+    """A file that is no readable frontal film; the message names the file and the reason."""
+
+
+def image_id_of(path: str | Path) -> str:
+    """The exact stem of a file name: only a known extension is taken off, so `a.b.c.dicom` is `a.b.c`."""
+    name = Path(path).name
+    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in EXTENSIONS else name
+
+
+def is_picture(path: Path) -> bool:
+    """True for a PNG or JPEG, by its first bytes. Raises UnreadableImage where the file cannot be opened."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except FileNotFoundError:
+        raise UnreadableImage(f"{path.name}: there is no such file") from None
+    except OSError as error:
+        raise UnreadableImage(f"{path.name}: cannot be opened ({error.strerror})") from error
+    return start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
+
+
+def check_shape(path: Path, rows: int, columns: int) -> None:
+    """Refuse sizes that no film has."""
+    if rows * columns > MAX_PIXELS:
+        raise UnreadableImage(f"{path.name}: {columns} x {rows} pixels announced, more than any film has")
+    if min(rows, columns) < MIN_SIDE or max(rows, columns) > MAX_ASPECT * min(rows, columns):
+        raise UnreadableImage(f"{path.name}: {columns} x {rows} pixels is a strip, not a film")
+
+
+def read_dataset(path: Path, notes: list[str], header_only: bool = False):
+    """pydicom data set with a transfer syntax; adds to `notes` what was odd. Raises UnreadableImage."""
+    import pydicom
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.errors import InvalidDicomError
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                data = pydicom.dcmread(path, stop_before_pixels=header_only)
+            except InvalidDicomError:  # no preamble: old files start with the data set at once
+                data = pydicom.dcmread(path, stop_before_pixels=header_only, force=True)
+                if "Rows" not in data or "Columns" not in data:
+                    raise UnreadableImage(f"{path.name}: not a DICOM file") from None
+                notes.append("no DICOM preamble; read as a bare data set")
+    except UnreadableImage:
+        raise
+    except Exception as error:  # a damaged header fails in many ways; each means the same to the reader
+        raise UnreadableImage(f"{path.name}: the header cannot be read ({type(error).__name__}: {error})") from error
+    if "TransferSyntaxUID" not in (data.file_meta or ()):
+        implicit, little = data.original_encoding
+        syntax = ImplicitVRLittleEndian if implicit in (True, None) else ExplicitVRLittleEndian
+        if little is False:
+            syntax = ExplicitVRBigEndian
+        data.file_meta = data.file_meta if data.file_meta is not None else FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = syntax
+        notes.append(f"no transfer syntax in the header; read as {syntax.name}")
+    return data
+
+
+def get(data, name: str):
+    """A header value, None where it is absent, empty or cannot be parsed."""
+    try:
+        value = data.get(name)
+    except Exception:  # pydicom parses on access, and a broken value raises whatever its parser raises
+        return None
+    return None if value is None or value == "" else value
+
+
+def integer(data, name: str) -> int | None:
+    """A header value as int, None where it is absent or no number."""
+    try:
+        return int(get(data, name))
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def numbers(value) -> list[float]:
+    """Numbers of a header value that may hold one, several or none; NaN for a part that is none."""
+    if value is None:
+        return []
+    parts = [value] if isinstance(value, (str, int, float)) or not hasattr(value, "__iter__") else list(value)
+    out = []
+    for part in parts:
+        try:
+            out.append(float(part))
+        except (TypeError, ValueError):
+            out.append(float("nan"))
+    return out
+
+
+def read_header(path: str | Path) -> dict:
+    """Facts from the header; what it does not say is None, never a guess. Pixels are not read.
+
+    Returns:
+        image_id (the file's stem, exactly), rows, columns, age_years (float; months, weeks and days are converted, 000Y
+        and unreadable ages are None), sex ("F", "M" or None), view, spacing_mm (row, column at the detector),
+        transfer_syntax, photometric, bits_stored, uid_key and patient_key. The two keys are hashes: no name, id or date
+        leaves the file, but a hash of a short number can be found by trying all of them. Of a PNG or JPEG only the size
+        is known.
+
+    Raises:
+        UnreadableImage: With file and reason.
+    """
+    path = Path(path)
+    if is_picture(path):
+        try:
+            with Image.open(path) as image:
+                return picture_facts(path, image.height, image.width)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UnreadableImage(f"{path.name}: not a readable picture ({error})") from error
+    return dataset_facts(path, read_dataset(path, [], header_only=True))
+
+
+def picture_facts(path: Path, rows: int, columns: int) -> dict:
+    """`read_header` of a PNG or JPEG: its size, and None for the rest."""
+    unknown = ("age_years", "sex", "view", "spacing_mm", "transfer_syntax", "photometric", "bits_stored", "uid_key",
+               "patient_key")  # fmt: skip
+    return {"image_id": image_id_of(path), "rows": rows, "columns": columns, **dict.fromkeys(unknown)}
+
+
+def dataset_facts(path: Path, data) -> dict:
+    """`read_header` of a data set that is read already."""
+
+    def text(name):
+        return str(get(data, name) or "").strip()
+
+    sex, patient, uid = text("PatientSex").upper(), text("PatientID"), text("SOPInstanceUID")
+    spacing = numbers(get(data, "PixelSpacing")) or numbers(get(data, "ImagerPixelSpacing"))
+    return {
+        "image_id": image_id_of(path),
+        "rows": integer(data, "Rows"),
+        "columns": integer(data, "Columns"),
+        "age_years": _age(text("PatientAge")),
+        "sex": sex if sex in ("F", "M") else None,
+        "view": text("ViewPosition").upper() or None,
+        "spacing_mm": tuple(spacing) if len(spacing) == 2 and min(spacing) > 0 else None,
+        "transfer_syntax": data.file_meta.TransferSyntaxUID.name,
+        "photometric": text("PhotometricInterpretation") or None,
+        "bits_stored": integer(data, "BitsStored"),
+        "uid_key": _hash("image", uid) if uid else None,
+        "patient_key": None if patient.lower() in _NO_PATIENT else _hash("patient", patient),
+    }
+
+
+def _hash(kind: str, text: str) -> str:
+    return hashlib.sha256(f"cliniqure {kind} {text}".encode()).hexdigest()[:16]
+
+
+def _age(text: str) -> float | None:
+    """Years from an age string (PS3.5: three digits and D, W, M or Y); None where the unit is missing or it is 0."""
+    match = re.fullmatch(r"(\d{1,3})([DWMY])", text.upper())
+    if not match or int(match[1]) == 0:
+        return None
+    years = int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[match[2]]
+    return round(years, 2) if years <= 120 else None
