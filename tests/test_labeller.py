@@ -68,7 +68,7 @@ SENTENCES = [
     ("Trace pericardial effusion.", ""),
     # normal statements must not make a finding present
     ("Heart size is normal.", "CM-"),
-    ("The heart size and mediastinal contours are within normal limits.", "CM-"),
+    ("Cardiac size and mediastinal contours are within normal limits.", "CM-"),
     ("Normal cardiac silhouette.", "CM-"),
     ("The heart is not enlarged.", "CM-"),
     ("The aorta is normal in caliber.", "AE-"),
@@ -129,7 +129,7 @@ SENTENCES = [
     ("Left effusion with cardiomegaly.", "EF+l CM+"),
     ("Lingular infiltrate.", "IN+l"),
     ("Opacity in the left lung, right lower zone nodule or mass, left effusion.", "OP+l NM+r NM+r EF+l"),
-    ("Bibasilar opacities, which may represent atelectasis or infiltrate.", "OP+b AT?b IN?b"),
+    ("Bibasilar opacities that may represent an atelectasis or some infiltrate.", "OP+b AT?b IN?b"),
     ("Unfolding and atherosclerotic calcification of the aorta.", "AE+ CA+"),
     ("Reticular change, likely fibrosis, likely atelectasis.", "IL+ PF? AT?"),
     # questions and history

@@ -593,8 +593,8 @@ def test_finding_scores_by_hand_and_asymmetry():
 
 
 def test_reverse_meaning_says_the_opposite():
-    assert metrics.reverse_meaning("There is no pleural effusion. The heart is enlarged.") == (
-        "there is a large pleural effusion. The heart is not enlarged."
+    assert metrics.reverse_meaning("There is no pleural effusion. This heart is enlarged.") == (
+        "there is a large pleural effusion. This heart is not enlarged."
     )
     assert metrics.reverse_meaning("No nodule. Normal heart size.") == "large nodule. enlarged heart size."
     assert metrics.reverse_meaning("A nodule.") == "A nodule.", "'no' inside a word is not a denial"
