@@ -68,7 +68,7 @@ SENTENCES = [
     ("Trace pericardial effusion.", ""),
     # normal statements must not make a finding present
     ("Heart size is normal.", "CM-"),
-    ("Cardiac size and mediastinal contours are within normal limits.", "CM-"),
+    ("The cardiac size is within the limits of normal.", "CM-"),
     ("Normal cardiac silhouette.", "CM-"),
     ("The heart is not enlarged.", "CM-"),
     ("The aorta is normal in caliber.", "AE-"),
