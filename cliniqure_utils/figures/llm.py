@@ -48,7 +48,7 @@ def plot_losses(histories: Mapping[str, pd.DataFrame]):
     figure, axes = new_figure(1, len(histories), width=3.6 * len(histories), height=2.6)
     for axis, (name, history) in zip(axes[0], histories.items(), strict=True):
         axis.plot(history.step, history.loss, color=BLUE, marker="o", ms=3)
-        axis.set_xlabel("step (8 items each)")
+        axis.set_xlabel("step")
         axis.set_ylabel("training loss")
         axis.set_title(name, fontsize=9)
         axis.grid(alpha=0.3)
