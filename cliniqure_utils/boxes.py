@@ -13,6 +13,7 @@ from cliniqure_utils.vindr import BOX, FINDINGS, NO_FINDING, NO_FINDING_ID
 
 NAMES = (*FINDINGS, NO_FINDING)
 RULES = ("paper", "union", "wbf", "nms", "vote", "keep_all")
+_FLOATS = dict.fromkeys(BOX, float)  # also where a table has no rows
 DUPLICATES = ("overlapping", "literal", "keep")
 
 
@@ -146,7 +147,7 @@ def merge_reader_boxes(
         warnings.warn(
             f"{unsized} films without a finding have no known size; their whole-film boxes are left empty", stacklevel=2
         )
-    return pd.DataFrame(out, columns=["image_id", *BOX, "class_names", "class_labels"])
+    return pd.DataFrame(out, columns=["image_id", *BOX, "class_names", "class_labels"]).astype(_FLOATS)
 
 
 def fuse_reader_boxes(
@@ -176,9 +177,7 @@ def fuse_reader_boxes(
     findings = _findings(annotations)
     columns = ["image_id", "class_id", "class_name", "score", *BOX]
     if rule == "paper":
-        merged = merge_reader_boxes(
-            findings, None, iou_threshold, aspect_tolerance, duplicates=duplicates
-        )
+        merged = merge_reader_boxes(findings, None, iou_threshold, aspect_tolerance, duplicates=duplicates)
         rows = merged.explode("class_labels").rename(columns={"class_labels": "class_id"})
         rows = rows.assign(class_id=rows.class_id.astype(int), score=1.0)
         rows["class_name"] = [NAMES[c] for c in rows.class_id]
@@ -194,7 +193,7 @@ def fuse_reader_boxes(
     for (image_id, class_id), drawn in groups.items():
         for box, score in _fuse_one(drawn, rule, iou_threshold, min_readers, int(readers[image_id])):
             out.append((image_id, int(class_id), NAMES[class_id], score, *map(float, box)))
-    return pd.DataFrame(out, columns=columns)
+    return pd.DataFrame(out, columns=columns).astype(_FLOATS)
 
 
 def _fuse_one(drawn: list, rule: str, threshold: float, min_readers: int, total: int) -> list:

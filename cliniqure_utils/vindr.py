@@ -385,9 +385,9 @@ def make_splits(
     rarest finding left is dealt first, each patient to the split that misses it most.
 
     Args:
-        image_ids: Films; their order does not matter.
+        image_ids: Films; their order does not matter, and one that is named twice counts once.
         labels: `label_matrix` of them.
-        patient_keys: image_id -> patient; a film that is not in it is a patient of its own.
+        patient_keys: image_id -> patient; a film that is not in it, or has no value there, is a patient of its own.
         seed: Breaks ties.
         fractions: Shares of train, val and test; a share of 0 leaves that split empty (the paper's 80:20 is
             (0.8, 0.2, 0)). Any other split gets at least one patient as long as there are enough.
@@ -396,12 +396,19 @@ def make_splits(
 
     Returns:
         DataFrame image_id, patient_key, split, sorted by image_id.
+
+    Raises:
+        ValueError: Shares that do not add to 1, or a film without a row of labels.
     """
     fractions = np.array(fractions, float)
     if len(fractions) != 3 or (fractions < 0).any() or abs(fractions.sum() - 1) > 1e-6:
         raise ValueError(f"fractions must be three shares that add to 1, found {fractions.tolist()}")
-    table = pd.DataFrame({"image_id": sorted(map(str, image_ids))})
-    table["patient_key"] = [patient_keys.get(i) or i for i in table.image_id]
+    table = pd.DataFrame({"image_id": sorted(set(map(str, image_ids)))}, dtype=str)
+    labels = labels[~labels.index.duplicated()]
+    unlabelled = table.image_id[~table.image_id.isin(labels.index)]
+    if len(unlabelled):
+        raise ValueError(f"{len(unlabelled)} films have no row of labels, the first is {unlabelled.iloc[0]!r}")
+    table["patient_key"] = _keys(table.image_id, patient_keys)
     group = _groups(table, together or {})
     per_group = labels.loc[table.image_id].groupby(group.to_numpy()).sum()
     films = group.groupby(group).size()
@@ -433,11 +440,19 @@ def make_splits(
     return table
 
 
+def _keys(image_ids: pd.Series, given: Mapping) -> pd.Series:
+    """Per film its key as text; the image id where there is none (absent, empty, None or NaN)."""
+    found = [given.get(i) for i in image_ids]
+    own = [key is None or key == "" or key != key for key in found]
+    keys = [i if none else str(key) for i, key, none in zip(image_ids, found, own, strict=True)]
+    return pd.Series(keys, index=image_ids.index, dtype=str)
+
+
 def _groups(table: pd.DataFrame, together: Mapping[str, str]) -> pd.Series:
     """Per film, a name shared by all films that must stay in one split: those linked by patient or by `together`."""
     names = table.patient_key
     if together:
-        other = pd.Series([together.get(i) or i for i in table.image_id], index=table.index)
+        other = _keys(table.image_id, together)
         before = None
         while before is None or not names.equals(before):
             before = names

@@ -183,6 +183,12 @@ def test_boxes_per_film_of_every_rule_agree_with_independent_counts(packaged):
     assert per_film("vote", iou_threshold=0.4) == 1.40
 
 
+def test_a_table_without_findings_stays_a_table_of_numbers():
+    normal = make([("a", 14, *[np.nan] * 4)])
+    for empty in (boxes.merge_reader_boxes(normal, no_finding="drop"), boxes.fuse_reader_boxes(normal, "wbf")):
+        assert empty.empty and all(empty[name].dtype == float for name in BOX)
+
+
 def test_unknown_options_are_refused():
     table = make([("a", 3, 0, 0, 9, 9)])
     with pytest.raises(ValueError, match="unknown rule 'magic'"):

@@ -1,6 +1,8 @@
 """DICOM: one picture saved in every way scanners save it must load as one picture; broken files say why."""
 
+import io
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -10,9 +12,18 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from cliniqure_utils import dicom
+from cliniqure_utils.dicom.archive import run_guarded
+from cliniqure_utils.dicom.pixels import stream_facts
 
 SHARED = Path(__file__).parents[2] / "shared" / "cases"
 NO_SHARED = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared cases are not beside this checkout")
@@ -376,6 +387,163 @@ def test_pictures(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "c.png")
     with pytest.raises(dicom.UnreadableImage, match="colour"):
         dicom.load_cxr(tmp_path / "c.png")
+
+
+def change(path, target, stream=None, **tags):
+    """A copy of a file with other header values, and another compressed stream."""
+    data = pydicom.dcmread(path)
+    for name, value in tags.items():
+        setattr(data, name, value)
+    if stream is not None:
+        data.PixelData = encapsulate([stream])
+        data["PixelData"].is_undefined_length = True
+    data.save_as(target)
+    return target
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])
+@pytest.mark.parametrize("tags, reason", [
+    ({"Rows": 48, "Columns": 64}, "stream holds 48 x 64 pixels, the header announces 64 x 48"),
+    ({"Rows": 32}, "announces 48 x 32"),
+    ({"Columns": 96}, "announces 96 x 64"),
+    ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "12-bit values, the header has room for 8 bits"),
+])  # fmt: skip
+def test_a_stream_that_is_not_what_the_header_says_never_becomes_noise(tmp_path, syntax, tags, reason):
+    path = change(write(tmp_path / "a.dcm", syntax=syntax), tmp_path / "b.dcm", **tags)
+    with pytest.raises(dicom.UnreadableImage, match=f"b.dcm: .*{reason}"):
+        dicom.load_cxr(path)
+
+
+@pytest.mark.parametrize("real", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
+@pytest.mark.parametrize("declared", [RLELossless, JPEG2000Lossless, JPEGLSLossless, JPEGBaseline8Bit, JPEGLossless])
+def test_compressed_pixels_declared_as_another_kind_are_refused(tmp_path, real, declared):
+    data = pydicom.dcmread(write(tmp_path / "a.dcm", syntax=real))
+    data.file_meta.TransferSyntaxUID = declared
+    data.save_as(tmp_path / "a.dcm")
+    if real == declared:
+        np.testing.assert_allclose(dicom.load_cxr(tmp_path / "a.dcm"), RAMP / 4095, atol=1e-6)
+    else:
+        with pytest.raises(dicom.UnreadableImage, match=f"a.dcm: .*declared as|decoded as {declared.name}"):
+            dicom.load_cxr(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
+def test_a_header_with_too_few_bits_does_not_spoil_a_compressed_film(tmp_path, syntax):
+    path = change(write(tmp_path / "a.dcm", syntax=syntax), tmp_path / "b.dcm", BitsStored=10, HighBit=9)
+    with pytest.warns(UserWarning, match="b.dcm: pixels use more than the 10 bits"):
+        image = dicom.load_cxr(path)
+    np.testing.assert_allclose(image, RAMP / 4095, atol=1e-6)
+
+
+def test_run_length_data_with_more_rows_than_announced(tmp_path):
+    path = change(write(tmp_path / "a.dcm", syntax=RLELossless), tmp_path / "b.dcm", Rows=32)
+    with pytest.raises(dicom.UnreadableImage, match="more pixels than the header announces"):
+        dicom.load_cxr(path)
+
+
+def gdcm_compress(path, target, syntax):
+    gdcm = pytest.importorskip("gdcm")
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    changer = gdcm.ImageChangeTransferSyntax()
+    changer.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    changer.SetInput(reader.GetImage())
+    assert changer.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(changer.GetOutput())
+    writer.SetFileName(str(target))
+    assert writer.Write()
+    return target
+
+
+@pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1"])
+def test_lossless_jpeg(tmp_path, syntax):
+    path = gdcm_compress(write(tmp_path / "a.dcm"), tmp_path / "b.dcm", syntax)
+    assert "JPEG Lossless" in dicom.read_header(path)["transfer_syntax"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # 16 bits in the stream for 12 in the header are usual here
+        np.testing.assert_allclose(dicom.load_cxr(path), RAMP / 4095, atol=1e-6)
+    with pytest.raises(dicom.UnreadableImage, match="announces 48 x 63"):
+        dicom.load_cxr(change(path, tmp_path / "c.dcm", Rows=63))
+
+
+def test_baseline_jpeg(tmp_path):
+    grey = (RAMP // 16).astype(np.uint8)
+    stream, colours = io.BytesIO(), io.BytesIO()
+    Image.fromarray(grey).save(stream, "JPEG", quality=95)
+    Image.fromarray(np.stack([grey] * 3, 2)).save(colours, "JPEG")
+    path = write(tmp_path / "a.dcm", syntax=JPEGLSLossless)
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+    data.save_as(path)
+    image = dicom.load_cxr(change(path, tmp_path / "b.dcm", stream.getvalue()))
+    np.testing.assert_allclose(image, grey / 255, atol=4 / 255)
+    with pytest.raises(dicom.UnreadableImage, match="colour"):
+        dicom.load_cxr(change(path, tmp_path / "c.dcm", colours.getvalue()))
+
+
+@pytest.mark.parametrize("name, family, bits", [
+    ("JPEG2000.dcm", "JPEG 2000", 16), ("MR_small_jp2klossless.dcm", "JPEG 2000", 16),
+    ("MR_small_jpeg_ls_lossless.dcm", "JPEG-LS", 16), ("JPEGLSNearLossless_08.dcm", "JPEG-LS", 8),
+    ("JPEG-lossy.dcm", "JPEG", 12), ("SC_rgb_jpeg_gdcm.dcm", "JPEG", 8),
+])  # fmt: skip
+def test_stream_headers_of_foreign_files(name, family, bits):
+    from pydicom.data import get_testdata_file
+
+    data = pydicom.dcmread(get_testdata_file(name, download=False))
+    frame = get_frame(data.PixelData, 0, number_of_frames=1)
+    facts = stream_facts(frame)
+    assert (facts["family"], facts["bits"]) == (family, bits)
+    assert (facts["rows"], facts["columns"], facts["components"]) == (data.Rows, data.Columns, data.SamplesPerPixel)
+    for length in range(12):
+        assert stream_facts(frame[:length]) is None, "a stream that ends inside its header says nothing"
+
+
+def test_a_film_that_ends_its_worker_is_refused_and_the_others_are_converted():
+    paths = [Path(f"film{k:02d}.dcm") for k in range(40)]
+
+    def work(path):  # a local function: workers get a copy and need not import this file
+        if path.stem in ("film05", "film33"):
+            os.abort()
+        return path, {"image_id": path.stem}, None
+
+    out = list(run_guarded(work, paths, n_jobs=2))
+    assert [path for path, _, _ in out] == paths
+    assert {path.stem: reason for path, _, reason in out if reason} == {
+        name: f"{name}.dcm: the decoder ended the worker process; the file is damaged" for name in ("film05", "film33")
+    }
+
+
+def test_file_names_that_cannot_be_used_are_rows_of_the_rejected_table(tmp_path):
+    good = write(tmp_path / "good.dcm")
+    long = write(tmp_path / f"{'x' * 240}.dcm")
+    paths = [long, good]
+    try:
+        no_text = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.dcm"))
+        no_text.write_bytes(good.read_bytes())
+        paths.append(no_text)
+    except (OSError, UnicodeError):
+        no_text = None  # a file system that takes text only
+    index, rejected = dicom.convert_archive(paths, tmp_path / "out", 32, n_jobs=1)
+    assert index.image_id.tolist() == ["good"]
+    assert rejected.image_id.tolist() == ["x" * 240] + (["bad\\udcff"] if no_text else [])
+    assert rejected.reason.str.contains("cannot be a file name").all()
+
+
+@pytest.mark.parametrize("damage", ["note", "picture"])
+def test_a_damaged_cache_is_made_again(tmp_path, damage):
+    path, out = write(tmp_path / "a.dcm"), tmp_path / "out"
+    dicom.convert_archive([path], out, 32, n_jobs=1)
+    whole = (out / "a.png").read_bytes()
+    if damage == "note":
+        (out / ".facts" / "a.json").write_text('{"stamp": ')
+    else:
+        (out / "a.png").write_bytes(whole[:40])
+    index, rejected = dicom.convert_archive([path], out, 32, n_jobs=1)
+    assert len(index) == 1 and rejected.empty and (out / "a.png").read_bytes() == whole
 
 
 def shared(case, *names):

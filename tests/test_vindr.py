@@ -186,6 +186,19 @@ def test_every_split_gets_a_patient_even_of_three():
     assert set(vindr.make_splits(ids, labels, dict.fromkeys(ids, "one"), 0).split) == {"train"}
 
 
+def test_patients_without_a_key_are_patients_of_their_own():
+    ids, labels = make_labels(30)
+    plain = vindr.make_splits(ids, labels, {}, 0)
+    for nothing in (None, "", float("nan")):
+        pd.testing.assert_frame_equal(vindr.make_splits(ids, labels, dict.fromkeys(ids, nothing), 0), plain)
+    pd.testing.assert_frame_equal(vindr.make_splits(ids + ids[:9], labels, {}, 0), plain)
+    assert plain.split.isin(["train", "val", "test"]).all() and plain.image_id.tolist() == ids
+    numbered = vindr.make_splits(ids, labels, {i: n // 3 for n, i in enumerate(ids)}, 0, together={"i000": "t"})
+    assert numbered.patient_key.nunique() == 10 and numbered.groupby("patient_key").split.nunique().max() == 1
+    with pytest.raises(ValueError, match="1 films have no row of labels, the first is 'stranger'"):
+        vindr.make_splits([*ids, "stranger"], labels, {}, 0)
+
+
 def test_rows_of_another_length_never_shift_the_columns(tmp_path):
     rows, rejected = read(
         tmp_path,

@@ -4,7 +4,8 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,16 @@ from cliniqure_utils.dicom.film import load_film
 from cliniqure_utils.dicom.header import UnreadableImage, image_id_of
 from cliniqure_utils.runs import atomic_path, write_json
 
+BATCH = 16  # films per task
+MAX_NAME = 230  # bytes: file systems take 255, and a temporary name is longer than the id
 CACHE_VERSION = 2  # part of the stamp of a cached film: raise it when the grey values change
 
 
 def safe_name(image_id: str) -> bool:
-    """True where an image id may become a file name: no separator, parent folder or control character."""
-    return bool(image_id.strip()) and image_id not in (".", "..") and not re.search(r"[/\\\x00-\x1f\x7f]", image_id)
+    """True where an image id may become a file name: no separator, parent folder or control character, not too long."""
+    if not image_id.strip() or image_id in (".", "..") or re.search(r"[/\\\x00-\x1f\x7f\ud800-\udfff]", image_id):
+        return False
+    return len(image_id.encode()) <= MAX_NAME
 
 
 def convert_archive(
@@ -42,9 +47,10 @@ def convert_archive(
         duplicate_of (first film with the same unique identifier, else empty), same_pixels_as (first film that looks
         exactly the same, else empty), notes (what was odd in the header). rejected: source, image_id, reason.
     """
-    from joblib import Parallel, delayed
     from tqdm.auto import tqdm
 
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, found {size}")
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     index, rejected, source_of = [], [], {}
@@ -52,20 +58,17 @@ def convert_archive(
         # Found before the work starts: two workers must not write one picture.
         if image_id_of(path) in source_of:
             reason = f"{path.name}: a second file with the image id of {source_of[image_id_of(path)].name}"
-            rejected.append({"source": path.name, "image_id": image_id_of(path), "reason": reason})
+            rejected.append(_refusal(path, reason))
         else:
             source_of[image_id_of(path)] = path
     todo = list(source_of.values())
-    batches = [todo[k : k + 16] for k in range(0, len(todo), 16)]
-    work = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_convert_batch)(b, out_dir, size) for b in batches)
     with tqdm(total=len(todo), desc="converting films", unit="film") as bar:
-        for batch in work:
-            for path, facts, reason in batch:
-                if reason is None:
-                    index.append({**facts, "source": path.name})
-                else:
-                    rejected.append({"source": path.name, "image_id": image_id_of(path), "reason": reason})
-            bar.update(len(batch))
+        for path, facts, reason in run_guarded(partial(_try, out_dir=out_dir, size=size), todo, n_jobs):
+            if reason is None:
+                index.append({**facts, "source": path.name})
+            else:
+                rejected.append(_refusal(path, reason))
+            bar.update()
     columns = ["image_id", "source", "rows", "columns", "height", "width", "age_years", "sex", "view", "patient_key",
                "transfer_syntax", "duplicate_of", "same_pixels_as", "notes"]  # fmt: skip
     table = pd.DataFrame(index, columns=[*columns, "uid_key", "pixel_key"])
@@ -82,14 +85,48 @@ def convert_archive(
     return table[columns], pd.DataFrame(rejected, columns=["source", "image_id", "reason"])
 
 
-def _convert_batch(paths: list[Path], out_dir: Path, size: int) -> list[tuple[Path, dict | None, str | None]]:
-    out = []
-    for path in paths:
+def _refusal(path: Path, reason: str) -> dict:
+    """A row of the rejected table; bytes of a file name that are no text are written as escapes."""
+    row = {"source": path.name, "image_id": image_id_of(path), "reason": reason}
+    return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in row.items()}
+
+
+def run_guarded(work: Callable, paths: list[Path], n_jobs: int) -> Iterator[tuple[Path, dict | None, str | None]]:
+    """`work(path)` for every path in parallel, in order, also past a film that ends its worker process.
+
+    Decoders written in C can do that on a damaged stream. The first batch that was not finished is then taken film by
+    film: the one to blame comes back with a reason, and the rest goes on in parallel. (Was it in a later batch, the
+    next round finds it.) With one job there is no worker process to lose: the film takes the caller down.
+    """
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    done = 0
+    while done < len(paths):
+        batches = [paths[k : k + BATCH] for k in range(done, len(paths), BATCH)]
         try:
-            out.append((path, _convert(path, out_dir, size), None))
-        except UnreadableImage as error:
-            out.append((path, None, str(error)))
-    return out
+            for batch in Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_each)(work, b) for b in batches):
+                done += len(batch)
+                yield from batch
+        except BrokenProcessPool:
+            for path in paths[done : done + BATCH]:
+                done += 1
+                try:
+                    # Two jobs, one film: a worker of its own.
+                    yield from Parallel(n_jobs=2)([delayed(_each)(work, [path])])[0]
+                except BrokenProcessPool:
+                    yield path, None, f"{path.name}: the decoder ended the worker process; the file is damaged"
+
+
+def _each(work: Callable, paths: list[Path]) -> list:
+    return [work(path) for path in paths]
+
+
+def _try(path: Path, out_dir: Path, size: int) -> tuple[Path, dict | None, str | None]:
+    try:
+        return path, _convert(path, out_dir, size), None
+    except UnreadableImage as error:
+        return path, None, str(error)
 
 
 def _convert(path: Path, out_dir: Path, size: int) -> dict:
@@ -103,10 +140,9 @@ def _convert(path: Path, out_dir: Path, size: int) -> dict:
         raise UnreadableImage(f"{path.name}: cannot be opened ({error.strerror})") from error
     stamp = f"{CACHE_VERSION} {size} {state.st_size} {state.st_mtime_ns}"
     target, note = out_dir / f"{image_id}.png", out_dir / ".facts" / f"{image_id}.json"
-    if target.is_file() and note.is_file():
-        known = json.loads(note.read_text(encoding="utf-8"))
-        if known.pop("stamp", None) == stamp:
-            return known
+    known = _known(note)
+    if known.pop("stamp", None) == stamp and target.is_file() and target.stat().st_size == known.pop("bytes", None):
+        return known
     try:
         film, facts, notes = load_film(path, size, None)
     except UnreadableImage:
@@ -117,5 +153,14 @@ def _convert(path: Path, out_dir: Path, size: int) -> dict:
     facts["pixel_key"] = hashlib.sha256(f"{facts['rows']} {facts['columns']} ".encode() + pixels.tobytes()).hexdigest()
     with atomic_path(target) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG", compress_level=3)
-    write_json(note, {**facts, "stamp": stamp})
+    write_json(note, {**facts, "stamp": stamp, "bytes": target.stat().st_size})
     return facts
+
+
+def _known(note: Path) -> dict:
+    """What was written down about a cached film; empty where that is nothing or damaged, so that it is made again."""
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

@@ -1,12 +1,16 @@
 """From a DICOM data set to the values that the scanner stored."""
 
 import re
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
 
 from cliniqure_utils.dicom.header import UnreadableImage, check_shape, get, integer
+
+RLE = "1.2.840.10008.1.2.5"
+JPEG_2000_PLUGIN = "pylibjpeg"
 
 
 def decode_pixels(path: Path, data, notes: list[str]) -> np.ndarray:
@@ -32,33 +36,132 @@ def decode_pixels(path: Path, data, notes: list[str]) -> np.ndarray:
             setattr(data, name, usual)
             notes.append(f"no {name} in the header; taken as {usual}")
     if not syntax.is_encapsulated and data.BitsAllocated in (16, 32):
-        return _native(data, raw, rows, columns, notes)
+        order = "<" if syntax.is_little_endian else ">"
+        words = np.frombuffer(raw, f"{order}u{data.BitsAllocated // 8}", count=rows * columns).reshape(rows, columns)
+        return _stored_values(data, words.astype(words.dtype.newbyteorder("="), copy=False), notes)
     if integer(data, "HighBit") is None:
         data.HighBit = (integer(data, "BitsStored") or 8) - 1
+    plugin = _check_stream(path, data, rows, columns) if syntax.is_encapsulated and syntax != RLE else ""
+    if syntax.is_encapsulated and plugin != JPEG_2000_PLUGIN:
+        return _stored_values(data, _words(path, data, plugin), notes)
+    # Of the streams, JPEG 2000 alone knows of signs; pydicom compares them with the header.
+    pixels, _ = _decode(path, data, plugin)
+    bits = integer(data, "BitsStored")
+    if bits and data.PixelRepresentation == 0 and pixels.max() >= 2**bits:
+        notes.append(f"pixels use more than the {bits} bits that the header announces")
+    return pixels
+
+
+def _decode(path: Path, data, plugin: str) -> tuple[np.ndarray, list[str]]:
+    """pydicom's decoding by one plug-in ("": its own choice), and what it warned of."""
+    from pydicom.pixels import pixel_array
+
+    syntax = data.file_meta.TransferSyntaxUID
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pixels = data.pixel_array
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            pixels = pixel_array(data, decoding_plugin=plugin)
     except Exception as error:  # each decoder has errors of its own; each means the same to the reader
         reason = " ".join(str(error).split())[:250] or type(error).__name__
         raise UnreadableImage(f"{path.name}: the pixels cannot be decoded as {syntax.name} ({reason})") from error
     if pixels.ndim != 2:
         raise UnreadableImage(f"{path.name}: expected one grey frame, found an array of shape {pixels.shape}")
-    if syntax.is_encapsulated and re.match("JPEG|High-Throughput", syntax.name) and not _ends(data):
+    return pixels, [str(warning.message) for warning in caught]
+
+
+def _words(path: Path, data, plugin: str) -> np.ndarray:
+    """A compressed film to the words as they were packed; which bits count is decided as for uncompressed files."""
+    word, names = data.BitsAllocated, ("BitsStored", "HighBit", "PixelRepresentation")
+    given = [getattr(data, name) for name in names]
+    data.BitsStored, data.HighBit, data.PixelRepresentation = word, word - 1, 0
+    words, said = _decode(path, data, plugin)
+    data.BitsStored, data.HighBit, data.PixelRepresentation = given
+    # A little padding is let pass, as in uncompressed files; more than that are pixels the header does not know of.
+    lengths = [pair for text in said for pair in re.findall(r"(\d+) vs\. (\d+) bytes", text)]
+    if any(int(found) > int(wanted) + max(int(wanted) // 50, 16) for found, wanted in lengths):
+        raise UnreadableImage(f"{path.name}: the RLE stream holds more pixels than the header announces")
+    return words.astype(f"u{word // 8}", copy=False)
+
+
+def _check_stream(path: Path, data, rows: int, columns: int) -> str:
+    """Compare a JPEG, JPEG-LS or JPEG 2000 stream with the header; returns the pydicom plug-in to decode it with.
+
+    Decoders take the header's word for size, kind and bits: where it is wrong they return noise, and gdcm ends the
+    whole process. They are asked only for what the stream itself says it holds.
+    """
+    from pydicom.encaps import get_frame
+
+    syntax = data.file_meta.TransferSyntaxUID
+    try:
+        frame = get_frame(data.PixelData, 0, number_of_frames=1)
+    except Exception as error:  # the fragments are damaged in one of many ways
+        raise UnreadableImage(f"{path.name}: the compressed pixels are damaged ({error})") from error
+    found = stream_facts(frame)
+    declared = next((name for name in ("JPEG 2000", "JPEG-LS", "JPEG") if name in syntax.name), syntax.name)
+    if found is None:
+        raise UnreadableImage(f"{path.name}: declared as {syntax.name}, but the pixels are no {declared} stream")
+    if found["family"] != declared:
+        raise UnreadableImage(f"{path.name}: declared as {syntax.name}, but the pixels are {found['family']}")
+    if found["components"] != 1:
+        raise UnreadableImage(f"{path.name}: a colour picture; expected a grey chest film")
+    if (found["columns"], found["rows"]) != (columns, rows):
+        raise UnreadableImage(
+            f"{path.name}: the {declared} stream holds {found['columns']} x {found['rows']} pixels, the header "
+            f"announces {columns} x {rows}"
+        )
+    if found["bits"] > data.BitsAllocated:
+        raise UnreadableImage(
+            f"{path.name}: the {declared} stream holds {found['bits']}-bit values, the header has room for "
+            f"{data.BitsAllocated} bits"
+        )
+    # The end marker, padding aside. Some decoders fill up what is missing.
+    if b"\xff\xd9" not in frame.rstrip(b"\0")[-16:]:
         raise UnreadableImage(f"{path.name}: the {syntax.name} stream is cut short")
-    return pixels
+    # gdcm only where nothing else decodes: damaged streams can make it end the process.
+    if found["family"] == "JPEG":
+        return "pillow" if found["bits"] == 8 and not found["lossless"] else "gdcm"
+    return JPEG_2000_PLUGIN if found["family"] == "JPEG 2000" else "pyjpegls"
 
 
-def _native(data, raw: bytes, rows: int, columns: int, notes: list[str]) -> np.ndarray:
-    """Uncompressed words to stored values.
+def stream_facts(frame: bytes) -> dict | None:
+    """What a compressed stream says of itself; None where it is none of the three kinds or ends inside its header.
+
+    Returns:
+        family ("JPEG", "JPEG-LS" or "JPEG 2000"), rows, columns, components, bits, lossless (of JPEG: another decoder).
+
+    Source: ITU-T T.81 annex B (JPEG), T.87 annex C (JPEG-LS), T.800 annex A (JPEG 2000, marker SIZ).
+    """
+    try:
+        start = frame.find(b"\xff\x4f\xff\x51", 0, 1024)  # 0, or behind the boxes of a JP2 file
+        if start >= 0:
+            x1, y1, x0, y0 = struct.unpack_from(">4I", frame, start + 8)
+            (components,), bits = struct.unpack_from(">H", frame, start + 40), (frame[start + 42] & 0x7F) + 1
+            return dict(family="JPEG 2000", rows=y1 - y0, columns=x1 - x0, components=components, bits=bits,
+                        lossless=False)  # fmt: skip
+        at = 2 if frame.startswith(b"\xff\xd8") else len(frame)
+        while True:
+            mark, code, length = struct.unpack_from(">BBH", frame, at)
+            if mark != 0xFF:
+                return None
+            if code == 0xFF:  # a fill byte
+                at += 1
+            elif code == 0xF7 or (0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC)):
+                bits, rows, columns, components = struct.unpack_from(">BHHB", frame, at + 4)
+                return dict(family="JPEG-LS" if code == 0xF7 else "JPEG", rows=rows, columns=columns,
+                            components=components, bits=bits, lossless=code in (0xC3, 0xC7, 0xCB, 0xCF))  # fmt: skip
+            else:
+                at += 2 + length
+    except (struct.error, IndexError):
+        return None
+
+
+def _stored_values(data, pixels: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Words (unsigned, BitsAllocated wide) to stored values.
 
     Not pydicom's `pixel_array`: it cuts the values to BitsStored, so that a header with too few bits, or one whose
     values lie in the upper bits of the word, turns the film into noise without a word.
     """
     word, signed = data.BitsAllocated, data.PixelRepresentation == 1
-    order = "<" if data.file_meta.TransferSyntaxUID.is_little_endian else ">"
-    pixels = np.frombuffer(raw, f"{order}u{word // 8}", count=rows * columns).reshape(rows, columns)
-    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     bits = min(max(integer(data, "BitsStored") or word, 1), word)
     shift = min(max(integer(data, "HighBit") or 0, bits - 1), word - 1) + 1 - bits
     if shift and not (pixels & (2**shift - 1)).any():
@@ -92,13 +195,6 @@ def _check_native(path: Path, data, raw: bytes, n_pixels: int, notes: list[str])
     if bits is None:
         data.BitsAllocated = 8 * wanted // n_pixels
         notes.append(f"no BitsAllocated in the header; {data.BitsAllocated} by the number of bytes")
-
-
-def _ends(data) -> bool:
-    """Whether a JPEG or JPEG 2000 stream holds its end marker, padding aside. Some decoders fill up what is missing."""
-    from pydicom.encaps import get_frame
-
-    return b"\xff\xd9" in get_frame(data.PixelData, 0, number_of_frames=1).rstrip(b"\0")[-16:]
 
 
 def _polarity(path: Path, data, notes: list[str]) -> str:
