@@ -5,6 +5,7 @@ use LoRA (Hu et al. 2021) on the query and value projections, through the librar
 """
 
 import importlib.metadata
+import inspect
 import os
 import shutil
 import warnings
@@ -342,6 +343,20 @@ def bucket(items: Sequence[dict], batch_size: int, seed: int, pool: int = 16) ->
     return batches
 
 
+def base_forward(model):
+    """The forward method of the model below peft's wrapper."""
+    return (model.get_base_model() if hasattr(model, "get_base_model") else model).forward
+
+
+def answers_only(batch: dict) -> dict:
+    """Have the model score only the positions from the first answer on: same loss, and the large output layer is not
+    run over the prompts."""
+    counted = (batch["labels"] != IGNORED).any(0).nonzero()
+    first = int(counted[0]) - 1  # the token before an answer predicts its first token
+    keep = batch["labels"].shape[1] - max(first, 0)
+    return {**batch, "labels": batch["labels"][:, -keep:], "logits_to_keep": keep}
+
+
 def fine_tune(model, items: Sequence[dict], pad_id: int, *, batch_size: int, seed: int, **settings):
     """Train a LoRA model on encoded items with the shared engine.
 
@@ -360,13 +375,20 @@ def fine_tune(model, items: Sequence[dict], pad_id: int, *, batch_size: int, see
     if not items:
         raise ValueError("no item left to train on")
     model.config.use_cache = False
+    writes = (
+        isinstance(items[0]["labels"], list) and "logits_to_keep" in inspect.signature(base_forward(model)).parameters
+    )
+
+    def collate(batches: list[list[dict]]) -> dict[str, torch.Tensor]:
+        batch = pad_batch([item for items in batches for item in items], pad_id)
+        return answers_only(batch) if writes else batch
+
     with warnings.catch_warnings():
         # transformers 5 warns about its own attribute when the Trainer looks at a model
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         history = training.fit(
-            model, bucket(items, batch_size, seed), batch_size=1, seed=seed,
-            collate=lambda batches: pad_batch([item for batch in batches for item in batch], pad_id), **settings,
-        )  # fmt: skip
+            model, bucket(items, batch_size, seed), batch_size=1, seed=seed, collate=collate, **settings
+        )
     model.config.use_cache = True
     return history
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cliniqure_utils.chain import out_of_date
 from cliniqure_utils.chain.parameters import ChainError, cell_source, find_notebooks
 from cliniqure_utils.runs import write_text
 
@@ -40,8 +41,11 @@ def refresh(run_dir: str | Path, notebooks_dir: str | Path = REPOSITORY / "noteb
 
     Raises:
         ChainError: A copy is missing, is of another version of the notebook, was run with other parameters, holds an
-            error, or its outputs name a folder of this machine.
+            error, or its outputs name a folder of this machine; or the folder is not one whole run: a notebook, the
+            package or an input has changed since, or a copy or an output was replaced by hand.
     """
+    for name, why in out_of_date(run_dir, notebooks_dir).items():
+        raise ChainError(f"{name} in {Path(run_dir).name} is not up to date ({why}): run the chain again, then refresh")
     filled = []
     for notebook in find_notebooks(notebooks_dir):
         executed = Path(run_dir) / "notebooks" / notebook.path.name

@@ -122,11 +122,21 @@ def _prompt(evidence: Evidence, findings, boxes, crude: str) -> str:
         "Patient: " + (", ".join(p for p in person if p) or "unknown"),
         "Symptoms: " + (clean_field(evidence.symptoms, 160) or "none given"),
         "Classified: " + (", ".join(f"{n} {p:.2f}" for n, p in findings) or "No finding"),
-        "Detected: " + (", ".join(f"{n} in the {w}" if w != "midline" else n for n, _, w in boxes) or "nothing"),
+        "Detected: " + (_detected(boxes) or "nothing"),
     ]
     if crude:
         lines.append("Crude report: " + crude)
     return "\n".join([*lines, INSTRUCTION])
+
+
+def _detected(boxes) -> str:
+    """Boxes in words, one entry per finding: "Pleural effusion in the left lower zone and right lower zone"."""
+    places: dict[str, list[str]] = {}
+    for name, _, place in boxes:
+        places.setdefault(name, [])
+        if place != "midline" and place not in places[name]:
+            places[name].append(place)
+    return ", ".join(f"{name} in the {' and '.join(found)}" if found else name for name, found in places.items())
 
 
 # ---- knowledge

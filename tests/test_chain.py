@@ -1,5 +1,6 @@
 """The chain on small notebooks: what runs, what is skipped, what is refused, and how it goes on after a stop."""
 
+import hashlib
 import json
 import os
 import signal
@@ -136,6 +137,8 @@ def test_run_json_tells_what_was_done(project):
     entry = record["notebooks"]["01_first"]
     assert entry["status"] == "done" and entry["seconds"] > 0 and entry["peak_memory_mb"] > 20
     assert len(entry["input_hash"]) == 64 and entry["start"].startswith("20")
+    copy = (project.parent / "outputs/demo/notebooks/01_first.ipynb").read_bytes()
+    assert entry["copy_sha256"] == hashlib.sha256(copy).hexdigest()
     # sha256 of the character 3, from any sha256 tool
     assert (
         entry["outputs"]["number.txt"]["sha256"] == "4e07408562bedb8b60ce05c1decfe3ad16b72230967de01f640b7e4729b49fce"
@@ -143,6 +146,28 @@ def test_run_json_tells_what_was_done(project):
 
     (data / "train.csv").write_text("image_id\n2\n")
     _, ran, lines = run(project, data_dir=data, until="02", overrides={"all.seed": "7"})
+    assert ran == ["01_first"] and "01_first: running, changed: the data folder" in lines
+
+
+MAKER = """from pathlib import Path
+data, folder = Path(data_dir), Path(run_dir) / "01_first"
+(data / "cohort.json").write_text("version 2")
+(data / "train.csv").write_text("made by version 2")
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "number.txt").write_text("3")"""
+
+
+def test_a_cohort_that_the_notebook_made_anew_is_no_change(project):
+    """The data folder as it stands after the run counts: an older version of the cohort stood there before."""
+    data = project.parent / "data" / "demo"
+    data.mkdir(parents=True)
+    (data / "cohort.json").write_text("version 1")
+    (data / "train.csv").write_text("made by version 1")
+    write_notebook(project / "01_first.ipynb", PARAMETERS + 'data_dir = "../data/demo"\n', MAKER)
+    assert run(project, until="1")[1] == ["01_first"]
+    assert run(project, until="1")[1] == []
+    (data / "train.csv").write_text("edited by hand")
+    _, ran, lines = run(project, until="1")
     assert ran == ["01_first"] and "01_first: running, changed: the data folder" in lines
 
 

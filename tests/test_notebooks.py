@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliniqure_utils.chain import ChainError, find_notebooks
+from cliniqure_utils.chain import ChainError, find_notebooks, run_chain
 from cliniqure_utils.notebooks import clean_outputs, fill, output_texts, private_path, refresh, shrink_png
 from cliniqure_utils.runs import STEPS
 
@@ -191,24 +191,82 @@ def test_filling_refuses(cells, message):
         fill(notebook(cell("a = 1")), notebook(*cells), "01_x")
 
 
-def test_refresh_writes_all_or_nothing(tmp_path):
-    parameters = 'run_dir = "x"'
-    for folder, counts in (("notebooks", (None, None)), ("run/notebooks", (1, None))):
-        (tmp_path / folder).mkdir(parents=True)
-        for name, count in zip(("01_a", "02_b"), counts, strict=True):
-            content = notebook(cell(parameters, count=count, tags=["parameters"]))
-            (tmp_path / folder / f"{name}.ipynb").write_text(json.dumps(content))
-    before = (tmp_path / "notebooks/01_a.ipynb").read_text()
-    with pytest.raises(ChainError, match="02_b was not run to its end"):
-        refresh(tmp_path / "run", tmp_path / "notebooks")
-    assert (tmp_path / "notebooks/01_a.ipynb").read_text() == before
-    done = notebook(cell(parameters, [stream("hello")], 5, ["parameters"]))
-    (tmp_path / "run/notebooks/02_b.ipynb").write_text(json.dumps(done))
-    assert len(refresh(tmp_path / "run", tmp_path / "notebooks")) == 2
-    assert json.loads((tmp_path / "notebooks/02_b.ipynb").read_text())["cells"][0]["execution_count"] == 1
-    (tmp_path / "run/notebooks/01_a.ipynb").unlink()
-    with pytest.raises(ChainError, match="01_a was not run: 01_a.ipynb is missing"):
-        refresh(tmp_path / "run", tmp_path / "notebooks")
+REFRESH_CELL = """from pathlib import Path
+folder = Path(run_dir) / "{name}"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "{name}.txt").write_text("made")
+print("hello from {name}")"""
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """Two small notebooks, run by the chain: (notebooks folder, run folder)."""
+    (tmp_path / "notebooks").mkdir()
+    for name in ("01_a", "02_b"):
+        content = notebook(
+            cell('run_dir = "../outputs/demo"', tags=["parameters"]), cell(REFRESH_CELL.format(name=name))
+        )
+        content["metadata"] = {}
+        content["cells"][1]["id"] = "b"
+        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(json.dumps(content))
+    run_chain(notebooks_dir=tmp_path / "notebooks", echo=lambda line: None)
+    return tmp_path / "notebooks", tmp_path / "outputs" / "demo"
+
+
+def test_refresh_fills_every_notebook(toy):
+    notebooks, run = toy
+    assert len(refresh(run, notebooks)) == 2
+    for name in ("01_a", "02_b"):
+        filled = json.loads((notebooks / f"{name}.ipynb").read_text())["cells"]
+        assert [found["execution_count"] for found in filled] == [1, 2]
+        assert filled[1]["outputs"][0]["text"] == [f"hello from {name}\n"]
+    assert len(refresh(run, notebooks)) == 2  # outputs in the committed notebooks are no change of theirs
+
+
+def edit_copy(notebooks, run):
+    path = run / "notebooks" / "02_b.ipynb"
+    path.write_text(path.read_text().replace("hello from 02_b\\n", "hello from nowhere\\n"))
+
+
+def edit_output(notebooks, run):
+    (run / "02_b" / "02_b.txt").write_text("made by hand")
+
+
+def edit_source(notebooks, run):
+    """The notebook and its executed copy changed alike, so that their sources still agree."""
+    for folder in (notebooks, run / "notebooks"):
+        path = folder / "02_b.ipynb"
+        path.write_text(path.read_text().replace("hello from", "greetings from"))
+
+
+def remove_copy(notebooks, run):
+    (run / "notebooks" / "02_b.ipynb").unlink()
+
+
+def forget_run(notebooks, run):
+    (run / "run.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (edit_copy, "02_b in demo is not up to date (its executed copy was changed after the run)"),
+        (edit_output, "02_b in demo is not up to date (its output 02_b.txt was changed)"),
+        (edit_source, "02_b in demo is not up to date (changed: its code)"),
+        (remove_copy, "02_b in demo is not up to date (its executed copy is gone)"),
+        (forget_run, "01_a in demo is not up to date (not run before)"),
+    ],
+)
+def test_refresh_takes_one_whole_untouched_run_or_nothing(toy, spoil, message):
+    notebooks, run = toy
+    before = (notebooks / "01_a.ipynb").read_text()
+    content = (run / "notebooks" / "02_b.ipynb").read_text()
+    spoil(notebooks, run)
+    if spoil is edit_copy:
+        assert (run / "notebooks" / "02_b.ipynb").read_text() != content  # the edit did happen
+    with pytest.raises(ChainError, match=re.escape(message)):
+        refresh(run, notebooks)
+    assert (notebooks / "01_a.ipynb").read_text() == before
 
 
 def png_of(pixels: np.ndarray) -> bytes:

@@ -6,7 +6,7 @@ run that was stopped in any way goes on where it was. The command line of it is 
 
 from cliniqure_utils.chain.execute import NotebookFailed
 from cliniqure_utils.chain.parameters import ChainError, Notebook, find_notebooks, load_notebook, parse_parameters
-from cliniqure_utils.chain.runner import run_chain
+from cliniqure_utils.chain.runner import out_of_date, run_chain
 from cliniqure_utils.chain.surroundings import package_versions
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "NotebookFailed",
     "find_notebooks",
     "load_notebook",
+    "out_of_date",
     "package_versions",
     "parse_parameters",
     "run_chain",

@@ -87,6 +87,31 @@ def run_chain(
         return chain.run(force, echo)
 
 
+def out_of_date(
+    run_dir: str | Path, notebooks_dir: str | Path | None = None, package_dir: str | Path | None = None
+) -> dict[str, str]:
+    """What keeps a run folder from being one whole run, with default parameters, of the notebooks as they stand.
+
+    Returns:
+        {notebook: why}: it would run again, or its executed copy is not the one that the chain wrote. Empty: all is
+        of one piece, so the copies and the numbers in them belong together.
+    """
+    chain = _Chain(
+        Path(notebooks_dir or REPOSITORY / "notebooks").resolve(), Path(package_dir or PACKAGE_DIR).resolve()
+    )
+    chain.prepare("demo", Path(run_dir).resolve(), None, {}, None, None)
+    found = {}
+    for notebook in chain.notebooks:
+        decision = chain.decide(notebook, False)
+        if decision.run:
+            found[notebook.name] = decision.why
+        elif chain.record["notebooks"][notebook.name].get("copy_sha256") != fingerprint.sha256_file(
+            chain.copy_of(notebook)
+        ):
+            found[notebook.name] = "its executed copy was changed after the run"
+    return found
+
+
 class _Chain:
     """One call of run_chain: what was asked for, and run.json as it grows."""
 
@@ -206,11 +231,11 @@ class _Chain:
                 return Decision(True, f"its output {name} is gone", False)
             if recorded.get(name, {}).get("sha256") != present[name]["sha256"]:
                 return Decision(True, f"its output {name} was changed", False)
-        if not self._copy(notebook).is_file():
+        if not self.copy_of(notebook).is_file():
             return Decision(True, "its executed copy is gone", False)
         return Decision(False, "nothing has changed", True)
 
-    def _copy(self, notebook: Notebook) -> Path:
+    def copy_of(self, notebook: Notebook) -> Path:
         return self.run_dir / "notebooks" / notebook.path.name
 
     # Running
@@ -287,7 +312,7 @@ class _Chain:
             write_json(self.run_dir / ".kernel.json", {"pid": pid, "created": kernel_created(pid)})
 
         try:
-            entry["peak_memory_mb"] = execute(notebook, self._copy(notebook), changed, note_kernel, self.stopping)
+            entry["peak_memory_mb"] = execute(notebook, self.copy_of(notebook), changed, note_kernel, self.stopping)
             entry["status"] = "done"
         except NotebookFailed as failed:
             entry["status"] = "failed"
@@ -303,9 +328,13 @@ class _Chain:
             (self.run_dir / ".kernel.json").unlink(missing_ok=True)
             entry["seconds"] = round(time.monotonic() - began, 1)
             self.files[name] = entry["outputs"] = fingerprint.scan(folder)
-            if entry["parts"]["data"] == fingerprint.ABSENT and entry["status"] == "done":
-                entry["parts"]["data"] = self._data_part(notebook)  # it has just made the cohort
-                entry["input_hash"] = fingerprint.digest(entry["parts"])
+            if entry["status"] == "done":
+                entry["copy_sha256"] = fingerprint.sha256_file(self.copy_of(notebook))
+                made = self.data(notebook).get("kind") == "simulated"
+                if made or entry["parts"]["data"] == fingerprint.ABSENT:
+                    # It may have made the cohort, or made it anew where another version or size of it stood.
+                    entry["parts"]["data"] = self._data_part(notebook)
+                    entry["input_hash"] = fingerprint.digest(entry["parts"])
             self._take_device()
             self._describe()
             self._save(status="running" if entry["status"] == "done" else entry["status"])
