@@ -18,7 +18,7 @@ from cliniqure_utils import vindr
 from cliniqure_utils.cohort.anatomy import Anatomy, ensure_anatomy
 from cliniqure_utils.runs import write_json, write_jsonl, write_table
 
-VERSION = 2  # raise when a change alters the films or the tables
+VERSION = 3  # raise when a change alters the films or the tables
 SIMULATED_FINDINGS = tuple(
     name for name in vindr.FINDINGS if name not in ("Calcification", "Other lesion", "Pleural thickening")
 )

@@ -108,7 +108,7 @@ ONE: dict[str, Forms] = {
     ),
     "Pleural effusion": (
         (
-            "There is a {size} {side} pleural effusion.",
+            "A {size} {side} pleural effusion can be seen.",
             "A {size} {side} pleural effusion blunts the costophrenic angle.",
             "{Size} {side} pleural effusion with a meniscus.",
             "The {side} costophrenic angle is blunted by a {size} pleural effusion.",
@@ -139,7 +139,7 @@ SEVERAL: dict[str, Forms] = {
     ),
     "Pleural effusion": (
         (
-            "There are {size} bilateral pleural effusions.",
+            "{Size} bilateral pleural effusions can be seen.",
             "{Size} bilateral pleural effusions blunt both costophrenic angles.",
             "Bilateral pleural effusions, {size} in size.",
             "{Size} bilateral pleural effusions.",
@@ -150,21 +150,25 @@ SEVERAL: dict[str, Forms] = {
 
 # Normal statements; each is used only where it is true.
 HEART_NORMAL = (
-    "The heart size is normal.",
-    "The cardiac silhouette is normal in size.",
-    "Normal heart size.",
-    "The heart is not enlarged.",
+    "The heart is of normal size.",
+    "The heart shadow has a normal width.",
+    "Heart size lies within the norm.",
+    "No enlargement of the heart.",
 )
-AORTA_NORMAL = ("The aorta is unremarkable.", "Normal aortic contour.", "The thoracic aorta is normal.")
+AORTA_NORMAL = (
+    "The aorta follows its normal course.",
+    "Normal aortic contour.",
+    "The aortic arch is of normal width.",
+)
 HEART_AND_AORTA_NORMAL = (
-    "The cardiomediastinal silhouette is normal.",
-    "The heart and mediastinum are unremarkable.",
+    "Heart and mediastinum have a normal outline.",
+    "The mediastinal outline including the heart is normal.",
 )
 LUNGS_CLEAR = (
-    "The lungs are clear.",
-    "Both lungs are clear.",
-    "The lungs are well expanded and clear.",
+    "Both lungs are clear throughout.",
+    "The lungs are aerated and clear.",
     "The lung fields are clear.",
+    "Clear lungs on both sides.",
 )
 LUNGS = (
     "Atelectasis", "Consolidation", "ILD", "Infiltration", "Lung Opacity", "Nodule/Mass", "Pleural effusion",
@@ -176,18 +180,23 @@ DENIED = {  # finding -> what a report calls it when it says that it is not ther
     "Consolidation": "consolidation",
     "Nodule/Mass": "nodule",
 }
-DENIALS = ("There is no {}.", "No {}.", "No evidence of {}.", "No {} is seen.")
+DENIALS = (
+    "There is no sign of {}.",
+    "No sign of {}.",
+    "No {} can be made out.",
+    "Signs of {} are absent.",
+)
 BONES = (
-    "The bones are intact.",
-    "No acute bony abnormality.",
+    "Ribs and spine are intact.",
+    "The skeleton in view is intact.",
     "The visible bones are unremarkable.",
-    "The osseous structures are unremarkable.",
+    "No fracture in the bones shown.",
 )
 NORMAL_IMPRESSION = (
-    "No acute cardiopulmonary abnormality.",
+    "No acute finding in the chest.",
     "Normal chest radiograph.",
-    "No abnormality of the heart or lungs.",
-    "No active disease in the chest.",
+    "Heart and lungs without abnormality.",
+    "No active disease of the chest.",
     "No acute disease.",
 )
 IMPRESSION_ENDS = ("", "", "", " Clinical correlation is advised.", " Follow-up is advised.")
