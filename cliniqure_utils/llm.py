@@ -23,6 +23,7 @@ from cliniqure_utils.runs import atomic_path
 TARGET_MODULES = ("q_proj", "v_proj")  # "the attention layers" (paper, section 5.3); the pair of the LoRA paper
 PACKAGED = "smollm2"
 TINY = "tiny-random"
+OWN_WARNING = ".*is_gradient_checkpointing.*"  # transformers 5 warns about an attribute that only itself and peft read
 IGNORED = -100  # label of tokens that the loss leaves out
 
 
@@ -191,7 +192,9 @@ def add_lora(model: nn.Module, task: str, rank: int = 8, alpha: int = 32, dropou
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(TARGET_MODULES), task_type=tasks[task]
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=OWN_WARNING)
+        return get_peft_model(model, config)
 
 
 def load_adapter(model: nn.Module, folder: str | Path, merge: bool = True) -> nn.Module:
@@ -384,8 +387,7 @@ def fine_tune(model, items: Sequence[dict], pad_id: int, *, batch_size: int, see
         return answers_only(batch) if writes else batch
 
     with warnings.catch_warnings():
-        # transformers 5 warns about its own attribute when the Trainer looks at a model
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        warnings.filterwarnings("ignore", message=OWN_WARNING)
         history = training.fit(
             model, bucket(items, batch_size, seed), batch_size=1, seed=seed, collate=collate, **settings
         )

@@ -1,5 +1,8 @@
 """The language model's plumbing, on tiny random models: padding, LoRA, data, generation. No hub, no weights."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -135,3 +138,83 @@ def test_an_empty_prompt_gives_an_empty_text_and_a_too_long_one_is_refused(model
     with pytest.raises(ValueError, match="the model takes 1024"):
         llm.generate(model, tokenizer, ["x" * 2000])
     assert np.all(llm.generate(model, tokenizer, []) == np.array([]))
+
+
+def test_a_long_list_is_cut_from_its_end_and_the_rest_stays(models_dir):
+    _, tokenizer, _ = base(models_dir)
+    prompt = "Findings: " + ", ".join(f"item {n}" for n in range(100)) + ".\nReport:"
+    short, removed = llm.fit_prompt(tokenizer, prompt, 200)
+    kept = short.split("\n")[0].split(", ")
+    assert 200 - len(", item 99") < len(llm.encode_prompt(tokenizer, short)) <= 200, "as many items as fit"
+    assert kept == prompt.split("\n")[0].split(", ")[: len(kept)] and len(kept) + removed == 100
+    assert short.endswith("\nReport:")
+    assert llm.fit_prompt(tokenizer, "Findings: none.\nReport:", 200) == ("Findings: none.\nReport:", 0)
+    with pytest.raises(ValueError, match="does not fit into 5 tokens"):
+        llm.fit_prompt(tokenizer, prompt, 5)
+
+
+def tiny_opt(tokenizer, positions):
+    """The paper's architecture with random weights; its table has more rows than the tokenizer has tokens, as OPT's."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    torch.manual_seed(0)
+    return OPTForCausalLM(OPTConfig(
+        vocab_size=len(tokenizer) + 7, hidden_size=16, num_hidden_layers=2, ffn_dim=32, num_attention_heads=2,
+        word_embed_proj_dim=16, max_position_embeddings=positions, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, init_std=0.5,
+    ))  # fmt: skip
+
+
+CASES = Path(__file__).parents[2] / "shared" / "cases"
+needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="../shared/cases is not there")
+
+
+@needs_cases
+def test_short_long_and_empty_prompts_together_on_opt(models_dir):
+    _, tokenizer, _ = base(models_dir)
+    model = tiny_opt(tokenizer, positions=512)
+    raw = [entry["prompt"] for entry in json.loads((CASES / "C60" / "prompts.json").read_text(encoding="utf-8"))]
+    fitted = [llm.fit_prompt(tokenizer, prompt, 512 - 12) for prompt in raw]
+    texts = [prompt for prompt, _ in fitted]
+    assert [removed > 0 for _, removed in fitted] == [len(prompt) > 5000 for prompt in raw]
+    assert all(cut.endswith("Report:") for cut, whole in zip(texts, raw, strict=True) if whole.endswith("Report:"))
+    together = llm.generate(model, tokenizer, texts, max_new_tokens=12)
+    assert together == [llm.generate(model, tokenizer, [text], max_new_tokens=12)[0] for text in texts]
+    assert any(together) and all(written == "" for written, text in zip(together, texts, strict=True) if not text)
+    assert not any(text and text in written for text, written in zip(texts, together, strict=True))
+
+
+@needs_cases
+def test_items_without_an_answer_are_left_out_and_counted_and_the_loss_stays_finite(models_dir, tmp_path):
+    _, tokenizer, _ = base(models_dir)
+    entries = json.loads((CASES / "C61" / "sft.json").read_text(encoding="utf-8"))
+    items, left_out = llm.encode_pairs(tokenizer, [(entry["prompt"], entry["target"]) for entry in entries], 512)
+    assert (len(items), left_out) == (1, 2)
+    model = llm.add_lora(tiny_opt(tokenizer, positions=512), "causal_lm")
+    history = llm.fine_tune(model, items, tokenizer.pad_token_id, output_dir=tmp_path / "ck", seed=1, device="cpu",
+                            batch_size=2, max_steps=3, log_steps=1)  # fmt: skip
+    assert len(history) == 3 and np.isfinite(history.loss).all()
+    llm.save_adapter(model, tokenizer, tmp_path / "adapter")
+    loaded = llm.load_adapter(tiny_opt(tokenizer, positions=512), tmp_path / "adapter", merge=False).eval()
+    ids = torch.tensor([items[0]["input_ids"]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_the_loss_over_answers_only_is_the_loss_over_everything(models_dir):
+    model, tokenizer, _ = base(models_dir)
+    items, _ = llm.encode_pairs(tokenizer, [("Film?", "The lungs are clear."), ("A longer question?", "No.")], 100)
+    batch = llm.pad_batch(items, tokenizer.pad_token_id)
+    short = llm.answers_only(batch)
+    assert 0 < short["logits_to_keep"] < batch["input_ids"].shape[1]
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(**short).loss, model(**batch).loss)
+
+
+def test_batches_hold_items_of_like_length_and_every_item_once():
+    items = [{"input_ids": [0] * n, "labels": n} for n in range(1, 50)]
+    batches = llm.bucket(items, 4, seed=0)
+    lengths = [[item["labels"] for item in batch] for batch in batches]
+    assert sorted(sum(lengths, [])) == list(range(1, 50))
+    assert all(max(batch) - min(batch) == len(batch) - 1 for batch in lengths), "one pool: neighbours in length"
+    assert batches == llm.bucket(items, 4, seed=0)

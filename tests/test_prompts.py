@@ -83,11 +83,18 @@ def test_missing_values_are_empty_and_long_ones_cut():
     ("No pneumothorax.", "supported"),
     ("No pleural effusion.", "contradicted"),
     ("The patient should see a doctor.", "neutral"),
+    ("Normal chest radiograph.", "contradicted"),
+    ("No acute cardiopulmonary process.", "neutral"),
     ("Pneumonia cannot be excluded, possibly a consolidation.", "unsupported"),
 ])  # fmt: skip
 def test_planted_errors_are_caught(evidence, sentence, status):
     (checked,) = prompts.check_sentences(sentence, evidence)
     assert checked == {"sentence": sentence, "status": status}
+
+
+@pytest.mark.parametrize("sentence", ["Normal chest radiograph.", "No acute cardiopulmonary process."])
+def test_a_film_without_findings_may_be_called_normal(sentence):
+    assert prompts.check_sentences(sentence, Evidence("b"))[0]["status"] == "supported"
 
 
 def test_the_template_report_agrees_with_its_own_evidence(evidence):
@@ -113,6 +120,41 @@ def test_recommendations_come_from_sourced_rows_only(evidence, tmp_path):
         prompts.load_knowledge(tmp_path / "k.csv")
 
 
+def test_places_of_one_finding_are_listed_once():
+    two = Evidence("a", boxes=[("Pleural effusion", 0.9, "left lower zone"), ("Cardiomegaly", 0.8, "midline"),
+                               ("Pleural effusion", 0.7, "right lower zone")])  # fmt: skip
+    prompt, _ = prompts.build_prompt(two)
+    assert "Detected: Pleural effusion in the left lower zone and right lower zone, Cardiomegaly\n" in prompt
+
+
+def test_rehearsed_evidence_lists_only_what_the_report_says():
+    ids = [f"film{n}" for n in range(40)]
+    labels = pd.DataFrame(0, index=ids, columns=[*FINDINGS, "No finding"])
+    labels[["Consolidation", "Cardiomegaly"]] = 1
+    report = {"impression": "Enlarged heart, right consolidation.", "text": "The heart is enlarged."}
+    boxes = pd.DataFrame(
+        [(i, "Consolidation", 10.0, 70.0, 30.0, 90.0) for i in ids],
+        columns=["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"],
+    )
+    arguments = (ids, labels, boxes, dict.fromkeys(ids, report), pd.DataFrame(), dict.fromkeys(ids, (100, 100)))
+    found = prompts.rehearse_evidence(*arguments, seed=1)
+    for one in found.values():
+        assert one.present == {"Consolidation", "Cardiomegaly"}
+        probability = dict(one.findings)
+        assert 0.15 <= probability["Consolidation"] <= probability["Cardiomegaly"] <= 1, "in the impression's order"
+        assert all(place == "right lower zone" for _, _, place in one.boxes)
+    assert 0 < sum(bool(one.boxes) for one in found.values()) < 40, "some boxes are missed"
+    assert 0 < sum(bool(one.crude_report) for one in found.values()) < 20
+    assert found == prompts.rehearse_evidence(*arguments, seed=1)
+
+
+def test_a_training_answer_opens_with_the_impression_and_ends_with_a_whole_sentence():
+    report = {"impression": "Enlarged heart.", "findings": "The heart is enlarged. No effusion. No pneumothorax."}
+    assert prompts.training_answer(report, Words(), 8) == "Enlarged heart. The heart is enlarged. No effusion."
+    assert prompts.training_answer(report, Words(), 1) == "Enlarged heart."
+    assert prompts.training_answer({**report, "impression": ""}, Words(), 4) == "The heart is enlarged."
+
+
 def test_the_tables_of_this_repository_are_complete():
     from pathlib import Path
 
@@ -125,6 +167,9 @@ def test_the_tables_of_this_repository_are_complete():
     )
     assert diseases.icd10.str.fullmatch(r"[A-Z]\d{2}(\.\d)?").all()
     assert (diseases.groupby("disease").common_symptom.nunique() >= 3).all()
+    assert diseases.disease.nunique() >= 60 and not diseases.duplicated(["disease", "phrasing"]).any()
+    thoracic = diseases.icd10.str.match(r"J|A15|C34|C45|I[2-5]|I71")  # airways, lungs, pleura, heart, thoracic aorta
+    assert diseases[thoracic].disease.nunique() >= 25
     for table in (knowledge, diseases):
         assert ((table.source == "unsourced") == (table.source_date == "")).all(), "a source has a date, and only it"
         print(f"sourced share: {(table.source != 'unsourced').mean():.0%}")

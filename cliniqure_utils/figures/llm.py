@@ -29,7 +29,7 @@ def plot_lora(layers: int, width: int, rank: int, trainable: int, total: int):
         beside = hatch == ".."
         axis.text(x + (w + 0.2 if beside else w / 2), y + h / 2 + (0.6 if hatch == "//" else 0), text,
                   ha="left" if beside else "center", va="center", fontsize=9)  # fmt: skip
-    axis.annotate("", (2.7, 1.1), (2.7, 0.2), arrowprops={"arrowstyle": "<-"})
+    axis.annotate("", (2.7, 1.1), (2.7, 0.2), arrowprops={"arrowstyle": "->"})
     axis.text(2.9, 0.3, "x: hidden states of the tokens", fontsize=8)
     axis.text(4.9, 2.9, "+", fontsize=18, ha="center")
     axis.set_title(f"query and value of {layers} layers: W x + (alpha / r) B A x", fontsize=9)
@@ -37,7 +37,10 @@ def plot_lora(layers: int, width: int, rank: int, trainable: int, total: int):
     bars.barh(
         ["all weights", "trained with LoRA"], [total, trainable], color=[SKY, ORANGE], hatch="", edgecolor="black"
     )
+    for row, count in enumerate((total, trainable)):
+        bars.text(1.4, row, f"{count:,}", va="center", fontsize=9)
     bars.set_xscale("log")
+    bars.set_xlim(left=1)
     bars.set_xlabel("parameters (log scale)")
     bars.set_title(f"{trainable / total:.2%} of the weights are trained", fontsize=9)
     return figure
