@@ -172,8 +172,9 @@ def check_sentences(text: str, evidence: Evidence) -> list[dict]:
 
     Returns:
         One dict per sentence: sentence, status. "contradicted": it states a finding that neither model stands for, on a
-        side where none was found, or denies one that is there (or all of them: "normal chest"). "supported": what it says
-        about findings agrees with the evidence. "neutral": it names no finding. "unsupported": it leaves open a finding that is not in the evidence.
+        side where none was found, or denies one that is there (or all of them: "normal chest"). "supported": what it
+        says about findings agrees with the evidence. "neutral": it names no finding. "unsupported": it leaves open a
+        finding that is not in the evidence.
     """
     sides: dict[str, set[str]] = {}
     for name, _, place in evidence.boxes:
