@@ -241,7 +241,10 @@ def test_a_stopped_run_goes_on_where_it_was(project, how):
     (project / "01_first.ipynb").unlink()  # not needed here
     output = project.parent / "outputs/demo"
     half = output / "02_second/checkpoints/half.txt"
-    command = [sys.executable, "-c", DRIVER, str(project), "--until", "02"]
+    # A shell starts background jobs with Ctrl-C ignored, and children inherit that: undo it, or a test run of its own in
+    # the background could not be told from a chain that does not listen.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-c", listen + DRIVER, str(project), "--until", "02"]
     errors = project.parent / "errors.txt"
     with errors.open("w") as file:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
