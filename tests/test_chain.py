@@ -241,8 +241,8 @@ def test_a_stopped_run_goes_on_where_it_was(project, how):
     (project / "01_first.ipynb").unlink()  # not needed here
     output = project.parent / "outputs/demo"
     half = output / "02_second/checkpoints/half.txt"
-    # A shell starts background jobs with Ctrl-C ignored, and children inherit that: undo it, or a test run of its own in
-    # the background could not be told from a chain that does not listen.
+    # A shell starts background jobs with Ctrl-C ignored, and children inherit that: undo it, or this test fails in a
+    # background job.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     command = [sys.executable, "-c", listen + DRIVER, str(project), "--until", "02"]
     errors = project.parent / "errors.txt"
