@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 PROFILE ?= demo
+ONLY ?=
 
 # Waiting threads sleep instead of spinning: on two shared cores spinning makes each small operation 9 ms.
 export OMP_WAIT_POLICY := passive
@@ -22,7 +23,7 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=.
 
 bench: $(STAMP)
-	$(BIN)/python tests/benchmarks/bench.py
+	$(BIN)/python tests/benchmarks/bench.py $(ONLY)
 
 # Put the outputs of the demo run into the committed notebooks.
 notebooks: $(STAMP)

@@ -5,12 +5,13 @@ worked out once per grey level that occurs in the film and looked up per pixel. 
 family, BSD), pyjpegls and pylibjpeg-openjpeg (MIT); RLE and deflate are pydicom's own.
 """
 
-from cliniqure_utils.dicom.archive import convert_archive, safe_name
+from cliniqure_utils.dicom.archive import PNG_LEVEL, convert_archive, safe_name
 from cliniqure_utils.dicom.film import load_cxr, load_image
 from cliniqure_utils.dicom.header import EXTENSIONS, UnreadableImage, image_id_of, read_header
 
 __all__ = [
     "EXTENSIONS",
+    "PNG_LEVEL",
     "UnreadableImage",
     "convert_archive",
     "image_id_of",

@@ -1,13 +1,12 @@
 """One film from one file."""
 
 import warnings
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from cliniqure_utils.dicom.grey import grey_values
+from cliniqure_utils.dicom.grey import grey_scale, keeps_under_averaging
 from cliniqure_utils.dicom.header import (
     UnreadableImage,
     check_shape,
@@ -17,6 +16,7 @@ from cliniqure_utils.dicom.header import (
     read_dataset,
 )
 from cliniqure_utils.dicom.pixels import decode_pixels
+from cliniqure_utils.dicom.shrink import GreyScale, shrink
 
 
 def load_cxr(path: str | Path, size: int | None = None, percentiles: tuple[float, float] | None = None) -> np.ndarray:
@@ -50,7 +50,12 @@ def load_image(path: str | Path, percentiles: tuple[float, float] | None = None)
     Raises:
         UnreadableImage: Not a picture, a coloured or an animated one, or one flat grey.
     """
-    path = Path(path)
+    picture = _picture(Path(path), percentiles)
+    return shrink(picture, picture.pixels.shape, 0, None)
+
+
+def _picture(path: Path, percentiles) -> GreyScale:
+    """`load_image` before the greys are looked up."""
     try:
         with Image.open(path) as image:
             frames, mode = getattr(image, "n_frames", 1), image.mode
@@ -79,49 +84,34 @@ def load_image(path: str | Path, percentiles: tuple[float, float] | None = None)
         low, high = 0, 255
     else:
         low, high = array.min(), array.max()
-    return np.clip((array.astype(np.float32) - np.float32(low)) / np.float32(float(high) - float(low)), 0, 1)
+    levels = np.arange(int(array.min()), int(array.max()) + 1)
+    grey = np.clip((levels - float(low)) / (float(high) - float(low)), 0, 1)
+    return GreyScale.of(array.astype(np.uint8) if array.dtype == bool else array, levels, grey)
 
 
 def load_film(path: Path, size: int | None, percentiles) -> tuple[np.ndarray, dict, list[str]]:
     """Film, header facts (`read_header`) and notes on what was odd."""
     notes: list[str] = []
     if is_picture(path):
-        film = load_image(path, percentiles)
-        facts = picture_facts(path, *film.shape)
+        picture = _picture(path, percentiles)
+        facts = picture_facts(path, *picture.pixels.shape)
+        film = shrink(picture, picture.pixels.shape, 0, size)
     else:
         data = read_dataset(path, notes)
         facts = dataset_facts(path, data)
-        film = grey_values(path, data, decode_pixels(path, data, notes), percentiles, notes)
-    return _fit(film, size), facts, notes
+        film = _film(path, data, size, percentiles, notes)
+    return film, facts, notes
 
 
-def _fit(image: np.ndarray, size: int | None) -> np.ndarray:
-    """Shrink to a longest side, by averaging areas; never enlarge."""
-    height, width = image.shape
-    if size is None or max(height, width) <= size:
-        return image
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, found {size}")
-    factor = size / max(height, width)
-    new = (max(1, round(height * factor)), max(1, round(width * factor)))
-    across = _area_weights(width, new[1]) @ (_area_weights(height, new[0]) @ image).T
-    return np.ascontiguousarray(np.clip(across.T, 0, 1), dtype=np.float32)
-
-
-@lru_cache(maxsize=32)
-def _area_weights(old: int, new: int):
-    """Sparse (new, old): row i averages old pixels over [i, i + 1) * old / new, parts of pixels by their share.
-
-    Pillow's box filter takes whole pixels only, which shows as uneven steps where the factor is near 1.
-    """
-    from scipy.sparse import csr_array
-
-    edges = np.arange(new + 1) * (old / new)
-    first = np.floor(edges[:-1] + 1e-9).astype(int)
-    pixel = first[:, None] + np.arange(int(np.ceil(old / new)) + 1)
-    share = np.minimum(pixel + 1, edges[1:, None]) - np.maximum(pixel, edges[:-1, None])
-    share = np.where(pixel < old, np.clip(share, 0, None), 0)
-    share /= share.sum(axis=1, keepdims=True)
-    row = np.broadcast_to(np.arange(new)[:, None], pixel.shape)
-    used = share > 0
-    return csr_array((share[used].astype(np.float32), (row[used], pixel[used])), shape=(new, old))
+def _film(path: Path, data, size: int | None, percentiles, notes: list[str]) -> np.ndarray:
+    """Grey of a DICOM data set, shrunk."""
+    # Percentiles, the full range and padding are about single pixels: those films are decoded in full.
+    small = size if percentiles is None and keeps_under_averaging(data) else None
+    said = len(notes)
+    stored, reduction = decode_pixels(path, data, notes, small)
+    film = grey_scale(path, data, stored, percentiles, notes)
+    if reduction and not film.from_header:
+        del notes[said:]
+        stored, reduction = decode_pixels(path, data, notes)
+        film = grey_scale(path, data, stored, percentiles, notes)
+    return shrink(film, (data.Rows, data.Columns), reduction, size)

@@ -8,13 +8,32 @@ from pathlib import Path
 import numpy as np
 
 from cliniqure_utils.dicom.header import UnreadableImage, get, integer, numbers
+from cliniqure_utils.dicom.shrink import GreyScale
 
 
-def grey_values(path: Path, data, stored: np.ndarray, percentiles, notes: list[str]) -> np.ndarray:
-    """Stored values to float32 in [0, 1]: one table of all grey levels, looked up per pixel."""
-    levels, place, counts = _levels(stored)
-    padding = _padding(data, levels)
-    used = (counts > 0) & ~padding
+def grey_scale(path: Path, data, stored: np.ndarray, percentiles, notes: list[str]) -> GreyScale:
+    """The way from stored values to grey that header and pixels ask for.
+
+    Args:
+        path: Names the file in messages.
+        data: pydicom data set.
+        stored: Integers (rows, columns).
+        percentiles: Two percentiles to clip at, or None for the header's LUT or window.
+        notes: Gets what was odd.
+
+    Raises:
+        UnreadableImage: Every pixel is padding, or all have one value.
+    """
+    low, high = int(stored.min()), int(stored.max())
+    padding = _padding_range(data)
+    has_padding = padding is not None and padding[0] <= high and padding[1] >= low
+    # Every other way to grey rises or falls throughout, so that the lowest and the highest level say all.
+    counted = has_padding or percentiles is not None or get(data, "ModalityLUTSequence") is not None
+    stored, levels, counts = _levels(stored, low, high, counted)
+    is_padding = np.zeros(len(levels), bool)
+    if has_padding:
+        is_padding = (levels >= padding[0]) & (levels <= padding[1])
+    used = (counts > 0) & ~is_padding
     if not used.any():
         raise UnreadableImage(f"{path.name}: every pixel is padding")
     values = _modality(data, levels, notes)
@@ -27,25 +46,43 @@ def grey_values(path: Path, data, stored: np.ndarray, percentiles, notes: list[s
         if high <= low:
             raise UnreadableImage(f"{path.name}: percentiles {percentiles} are the same grey value {low:g}")
     else:
-        grey = _lookup_table(data, values, used, notes)
+        grey = _lookup_table(data, values, notes)
+        if grey is not None and np.ptp(grey[used]) == 0 and not counted:  # both ends alike: what is between them?
+            used = _levels(stored, int(levels[0]), int(levels[-1]), True)[2] > 0
+        if grey is not None and np.ptp(grey[used]) == 0:
+            notes.append("unusable VOI LUT; not used")
+            grey = None
         if grey is None:
             grey = _window(data, values, used, notes)
+    from_header = grey is not None
     if grey is None:
         grey = np.clip((values - low) / (high - low), 0, 1)
     if data.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
-    grey[padding] = 0
-    return grey.astype(np.float32)[place]
+    grey[is_padding] = 0
+    if len(levels) <= int(levels[-1]) - int(levels[0]):  # only those that occur: `stored` is the place among them
+        levels = np.arange(len(levels))
+    return GreyScale.of(stored, levels, grey, from_header)
 
 
-def _levels(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Grey levels (ascending), each pixel's place among them, and how often each occurs."""
-    low, high = int(stored.min()), int(stored.max())
-    if high - low < 2**17:
-        place = stored.astype(np.int32) - low
-        return np.arange(low, high + 1), place, np.bincount(place.ravel(), minlength=high - low + 1)
-    levels, place, counts = np.unique(stored, return_inverse=True, return_counts=True)
-    return levels, place.reshape(stored.shape), counts
+def _levels(stored: np.ndarray, low: int, high: int, count: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Grey levels, ascending, and how often each occurs; without `count` that is told of the lowest and highest only.
+
+    Returns:
+        (stored, levels, counts). Where few of many possible levels occur, only those are listed, and `stored` is the
+        place of each pixel's level among them.
+    """
+    if high - low >= 2**17:
+        levels, place, counts = np.unique(stored, return_inverse=True, return_counts=True)
+        return place.reshape(stored.shape), levels, counts
+    levels = np.arange(low, high + 1)
+    counts = np.zeros(len(levels), np.int64)
+    if not count:
+        counts[[0, -1]] = 1
+        return stored, levels, counts
+    for block in np.array_split(stored, max(1, stored.size // 2**18)):  # small enough for the processor's cache
+        counts += np.bincount(block.ravel().astype(np.intp) - low, minlength=len(levels))
+    return stored, levels, counts
 
 
 def _percentiles(values: np.ndarray, counts: np.ndarray, percentiles) -> np.ndarray:
@@ -57,12 +94,15 @@ def _percentiles(values: np.ndarray, counts: np.ndarray, percentiles) -> np.ndar
     return below + (above - below) * (rank - np.floor(rank))
 
 
-def _padding(data, levels: np.ndarray) -> np.ndarray:
+def _padding_range(data) -> tuple[int, int] | None:
     value, limit = integer(data, "PixelPaddingValue"), integer(data, "PixelPaddingRangeLimit")
-    if value is None:
-        return np.zeros(len(levels), bool)
-    low, high = sorted((value, value if limit is None else limit))
-    return (levels >= low) & (levels <= high)
+    return None if value is None else tuple(sorted((value, value if limit is None else limit)))
+
+
+def keeps_under_averaging(data) -> bool:
+    """True where grey values follow from the header alone, so that a film may be averaged before they are looked up."""
+    tags = ("VOILUTSequence", "WindowCenter")
+    return any(get(data, name) for name in tags) and _padding_range(data) is None
 
 
 def _modality(data, levels: np.ndarray, notes: list[str]) -> np.ndarray:
@@ -99,12 +139,12 @@ def _table(sequence, values: np.ndarray) -> tuple[np.ndarray | None, float]:
     return entries[np.clip(np.rint(values) - first, 0, n_entries - 1).astype(int)], entries.max()
 
 
-def _lookup_table(data, values: np.ndarray, used: np.ndarray, notes: list[str]) -> np.ndarray | None:
+def _lookup_table(data, values: np.ndarray, notes: list[str]) -> np.ndarray | None:
     """Grey by the header's VOI LUT, in [0, 1]; None where there is none that is usable."""
     if not get(data, "VOILUTSequence"):
         return None
     looked_up, largest = _table(data.VOILUTSequence, values)
-    if looked_up is None or np.ptp(looked_up[used]) == 0:
+    if looked_up is None or largest <= 0:
         notes.append("unusable VOI LUT; not used")
         return None
     # The bits that the entries need: the number in the descriptor is often wrong and would leave the film near black.

@@ -1,20 +1,38 @@
 """From a DICOM data set to the values that the scanner stored."""
 
+import io
 import re
 import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from cliniqure_utils.dicom.header import UnreadableImage, check_shape, get, integer
 
 RLE = "1.2.840.10008.1.2.5"
 JPEG_2000_PLUGIN = "pylibjpeg"
+MAX_REDUCTION = 3  # Pillow refuses more; at 8 times fewer pixels a side the rest of the work is as long as the decoding
 
 
-def decode_pixels(path: Path, data, notes: list[str]) -> np.ndarray:
-    """Stored values (rows, columns), any integer type; sets in `data` what the header left out but leaves no doubt."""
+def decode_pixels(path: Path, data, notes: list[str], longest_side: int | None = None) -> tuple[np.ndarray, int]:
+    """Stored values; sets in `data` what the header left out but leaves no doubt.
+
+    Args:
+        path: Names the file in messages.
+        data: pydicom data set with pixels.
+        notes: Gets what was odd.
+        longest_side: Where the stream holds smaller versions of the film (JPEG 2000), the smallest whose longest side
+            has at least so many pixels will do.
+
+    Returns:
+        (stored, n): integers of any type, (rows, columns) each divided by 2**n and rounded up. Sample i of a side
+        stands for the surroundings of pixel i * 2**n, not of the middle of its 2**n pixels.
+
+    Raises:
+        UnreadableImage: With file and reason.
+    """
     if not get(data, "PixelData"):
         raise UnreadableImage(f"{path.name}: the pixel data are missing")
     raw, syntax = data.PixelData, data.file_meta.TransferSyntaxUID
@@ -38,18 +56,58 @@ def decode_pixels(path: Path, data, notes: list[str]) -> np.ndarray:
     if not syntax.is_encapsulated and data.BitsAllocated in (16, 32):
         order = "<" if syntax.is_little_endian else ">"
         words = np.frombuffer(raw, f"{order}u{data.BitsAllocated // 8}", count=rows * columns).reshape(rows, columns)
-        return _stored_values(data, words.astype(words.dtype.newbyteorder("="), copy=False), notes)
+        return _stored_values(data, words.astype(words.dtype.newbyteorder("="), copy=False), notes), 0
     if integer(data, "HighBit") is None:
         data.HighBit = (integer(data, "BitsStored") or 8) - 1
-    plugin = _check_stream(path, data, rows, columns) if syntax.is_encapsulated and syntax != RLE else ""
-    if syntax.is_encapsulated and plugin != JPEG_2000_PLUGIN:
-        return _stored_values(data, _words(path, data, plugin), notes)
-    # Of the streams, JPEG 2000 alone knows of signs; pydicom compares them with the header.
+    if not syntax.is_encapsulated or syntax == RLE:
+        return _stored_values(data, _words(path, data, ""), notes) if syntax == RLE else _plain(path, data, notes), 0
+    frame, found, plugin = _check_stream(path, data, rows, columns)
+    if plugin != JPEG_2000_PLUGIN:
+        return _stored_values(data, _words(path, data, plugin), notes), 0
+    reduction = _reduction(data, found, longest_side)
+    reduced = _decode_reduced(frame, found, reduction) if reduction else None
+    return (_plain(path, data, notes, plugin), 0) if reduced is None else (reduced, reduction)
+
+
+def _plain(path: Path, data, notes: list[str], plugin: str = "") -> np.ndarray:
+    """Pixels as pydicom gives them: uncompressed words of 1 and 8 bits, and JPEG 2000, the one stream that knows of
+    signs, which pydicom compares with the header."""
     pixels, _ = _decode(path, data, plugin)
     bits = integer(data, "BitsStored")
     if bits and data.PixelRepresentation == 0 and pixels.max() >= 2**bits:
         notes.append(f"pixels use more than the {bits} bits that the header announces")
     return pixels
+
+
+def _reduction(data, found: dict, longest_side: int | None) -> int:
+    """How often the sides of a JPEG 2000 stream may be halved and still have `longest_side` pixels."""
+    as_announced = (
+        not found["signed"] and data.PixelRepresentation == 0 and found["bits"] == integer(data, "BitsStored")
+    )
+    if longest_side is None or not as_announced or not found["at_origin"] or found["bits"] > 16:
+        return 0
+    longest = max(found["rows"], found["columns"])
+    possible = [n for n in range(min(found["levels"], MAX_REDUCTION) + 1) if -(-longest // 2**n) >= longest_side]
+    return max(possible, default=0)
+
+
+def _decode_reduced(frame: bytes, found: dict, reduction: int) -> np.ndarray | None:
+    """The `reduction`-times halved version within a JPEG 2000 stream; None where Pillow cannot make it.
+
+    Each halving is the low band of one wavelet step, which leaves out the fine bands, most of the bytes.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size was checked before
+            with Image.open(io.BytesIO(frame)) as image:
+                image.reduce = reduction
+                pixels = np.asarray(image)
+    except (OSError, ValueError, SyntaxError):
+        return None
+    sides = tuple(-(-found[name] // 2**reduction) for name in ("rows", "columns"))
+    if pixels.shape != sides or pixels.dtype not in (np.uint8, np.uint16):
+        return None
+    return pixels >> (pixels.dtype.itemsize * 8 - found["bits"])  # Pillow spreads the values over the whole word
 
 
 def _decode(path: Path, data, plugin: str) -> tuple[np.ndarray, list[str]]:
@@ -83,8 +141,11 @@ def _words(path: Path, data, plugin: str) -> np.ndarray:
     return words.astype(f"u{word // 8}", copy=False)
 
 
-def _check_stream(path: Path, data, rows: int, columns: int) -> str:
-    """Compare a JPEG, JPEG-LS or JPEG 2000 stream with the header; returns the pydicom plug-in to decode it with.
+def _check_stream(path: Path, data, rows: int, columns: int) -> tuple[bytes, dict, str]:
+    """Compare a JPEG, JPEG-LS or JPEG 2000 stream with the header.
+
+    Returns:
+        (stream, `stream_facts` of it, the pydicom plug-in to decode it with).
 
     Decoders take the header's word for size, kind and bits: where it is wrong they return noise, and gdcm ends the
     whole process. They are asked only for what the stream itself says it holds.
@@ -118,26 +179,35 @@ def _check_stream(path: Path, data, rows: int, columns: int) -> str:
     if b"\xff\xd9" not in frame.rstrip(b"\0")[-16:]:
         raise UnreadableImage(f"{path.name}: the {syntax.name} stream is cut short")
     # gdcm only where nothing else decodes: damaged streams can make it end the process.
-    if found["family"] == "JPEG":
-        return "pillow" if found["bits"] == 8 and not found["lossless"] else "gdcm"
-    return JPEG_2000_PLUGIN if found["family"] == "JPEG 2000" else "pyjpegls"
+    plugin = {"JPEG 2000": JPEG_2000_PLUGIN, "JPEG-LS": "pyjpegls"}.get(found["family"], "gdcm")
+    if plugin == "gdcm" and found["bits"] == 8 and not found["lossless"]:
+        plugin = "pillow"
+    return frame, found, plugin
 
 
 def stream_facts(frame: bytes) -> dict | None:
     """What a compressed stream says of itself; None where it is none of the three kinds or ends inside its header.
 
     Returns:
-        family ("JPEG", "JPEG-LS" or "JPEG 2000"), rows, columns, components, bits, lossless (of JPEG: another decoder).
+        family ("JPEG", "JPEG-LS" or "JPEG 2000"), rows, columns, components, bits; of JPEG, lossless (another decoder);
+        of JPEG 2000, signed, levels (how often its sides can be halved), at_origin (no offset of its grid).
 
-    Source: ITU-T T.81 annex B (JPEG), T.87 annex C (JPEG-LS), T.800 annex A (JPEG 2000, marker SIZ).
+    Source: ITU-T T.81 annex B (JPEG), T.87 annex C (JPEG-LS), T.800 annex A (JPEG 2000, markers SIZ and
+    COD).
     """
     try:
         start = frame.find(b"\xff\x4f\xff\x51", 0, 1024)  # 0, or behind the boxes of a JP2 file
         if start >= 0:
             x1, y1, x0, y0 = struct.unpack_from(">4I", frame, start + 8)
-            (components,), bits = struct.unpack_from(">H", frame, start + 40), (frame[start + 42] & 0x7F) + 1
-            return dict(family="JPEG 2000", rows=y1 - y0, columns=x1 - x0, components=components, bits=bits,
-                        lossless=False)  # fmt: skip
+            (components,), depth = struct.unpack_from(">H", frame, start + 40), frame[start + 42]
+            at = start + 2
+            while (code := struct.unpack_from(">H", frame, at)[0]) != 0xFF52:
+                if not 0xFF51 <= code <= 0xFF6F:
+                    return None
+                at += 2 + struct.unpack_from(">H", frame, at + 2)[0]
+            return dict(family="JPEG 2000", rows=y1 - y0, columns=x1 - x0, components=components,
+                        bits=(depth & 0x7F) + 1, lossless=False, signed=depth > 0x7F, levels=frame[at + 9],
+                        at_origin=not x0 and not y0)  # fmt: skip
         at = 2 if frame.startswith(b"\xff\xd8") else len(frame)
         while True:
             mark, code, length = struct.unpack_from(">BBH", frame, at)
@@ -169,7 +239,8 @@ def _stored_values(data, pixels: np.ndarray, notes: list[str]) -> np.ndarray:
     if signed:
         above = pixels >> bits if bits < word else 0
         if bits < word and not np.any(above):  # the sign is in the highest stored bit only
-            return (pixels.astype(np.int64) ^ (1 << (bits - 1))) - (1 << (bits - 1))
+            wide = pixels.astype(np.int32 if word < 32 else np.int64)
+            return (wide ^ (1 << (bits - 1))) - (1 << (bits - 1))
         return pixels.view(f"i{word // 8}")
     if bits < word and pixels.max() >= 2**bits:
         if (0x6000, 0x0102) in data and (0x6000, 0x3000) not in data:

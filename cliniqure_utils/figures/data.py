@@ -1,4 +1,4 @@
-"""Figures of notebook 01: how common findings are, what readers draw, how large boxes are, and one mistake."""
+"""Figures of notebook 01: how common findings are, what readers draw and how to fuse it, box sizes, one mistake."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cliniqure_utils.figures import BLUE, BOX_STYLES, HATCHES, ORANGE, draw_boxes, new_figure, show_film
+from cliniqure_utils.figures import (
+    BLACK,
+    BLUE,
+    BOX_STYLES,
+    GREEN,
+    HATCHES,
+    ORANGE,
+    RED,
+    draw_boxes,
+    new_figure,
+    show_film,
+)
 from cliniqure_utils.vindr import BOX, FINDINGS, NO_FINDING
 
 
@@ -79,6 +90,62 @@ def plot_readers(
     legend.get_frame().set_facecolor("0.35")  # yellow lines need a dark ground
     for text in legend.get_texts():
         text.set_color("white")
+    return figure
+
+
+def plot_lab(table: pd.DataFrame, ceiling: pd.DataFrame):
+    """Rules of fusion, best F1 on top, beside what one reader alone reaches.
+
+    Left, precision and recall against the reader left out. Right, F1 over all boxes, with its range over the readers
+    left out, and the mean of the F1 of each finding. Grey bands: the same two numbers for one reader against another,
+    from the lowest pair to the highest.
+
+    Args:
+        table: As `readers.leave_one_out` returns it.
+        ceiling: As `readers.reader_ceiling` returns it for the same films.
+
+    Returns:
+        Figure.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    table = table.sort_values("f1", ascending=False, kind="stable")
+    rows = np.arange(len(table))
+    figure, axes = new_figure(1, 2, width=8.8, height=1.7 + 0.28 * len(table), sharey=True)
+    left, right = axes[0]
+    left.hlines(rows, table.precision, table.recall, color="0.6", lw=1.5)
+    left.plot(table.precision, rows, ls="", marker=">", ms=7, color=BLUE, label="precision")
+    left.plot(table.recall, rows, ls="", marker="s", ms=6, mfc="white", mec=RED, mew=1.6, label="recall")
+    left.set_xlabel("share of boxes that match", fontsize=9)
+
+    spread = np.stack([table.f1 - table.f1_low, table.f1_high - table.f1])
+    all_boxes = right.errorbar(
+        table.f1, rows, xerr=spread, ls="", marker="o", ms=6, color=BLACK, elinewidth=1.2, capsize=3,
+        label="all boxes; bar: range over readers",
+    )  # fmt: skip
+    low, high = ceiling.f1.min(), ceiling.f1.max()
+    one_reader = right.axvspan(low, high, color="0.8", lw=1, zorder=0, label="one reader against another")
+    (per_finding,) = right.plot(
+        table.macro_f1, rows, ls="", marker="D", ms=6, mfc="white", mec=GREEN, mew=1.6, label="mean over findings"
+    )
+    low, high = ceiling.macro_f1.min(), ceiling.macro_f1.max()
+    one_reader_per_finding = right.axvspan(
+        low, high, facecolor="none", edgecolor="0.6", hatch="////", lw=1, zorder=0, label="one reader against another"
+    )
+    right.set_xlabel("F1", fontsize=9)
+    for row, count in enumerate(table.boxes_per_image):
+        right.annotate(f"{count:.1f}", (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    right.annotate("boxes\nper film", (1.01, 1.01), xycoords="axes fraction", va="bottom", fontsize=7.5)
+
+    left.set_yticks(rows, table.index)
+    left.set_ylim(len(table) - 0.5, -0.5)
+    for axis, handles in ((left, None), (right, [all_boxes, one_reader, per_finding, one_reader_per_finding])):
+        axis.grid(axis="x", alpha=0.3)
+        axis.tick_params(labelsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axis.legend(
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=7.5, frameon=False
+        )
     return figure
 
 
