@@ -1,5 +1,6 @@
 """DICOM: one picture saved in every way scanners save it must load as one picture; broken files say why."""
 
+import base64
 import io
 import json
 import os
@@ -20,10 +21,11 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+from scipy.ndimage import gaussian_filter
 
 from cliniqure_utils import dicom
 from cliniqure_utils.dicom.archive import run_guarded
-from cliniqure_utils.dicom.pixels import stream_facts
+from cliniqure_utils.dicom.pixels import decode_pixels, stream_facts
 
 SHARED = Path(__file__).parents[2] / "shared" / "cases"
 NO_SHARED = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared cases are not beside this checkout")
@@ -633,3 +635,99 @@ def test_shared_awkward_names(tmp_path):
     stems = json.loads((SHARED / "C25" / "expected.json").read_text())["stems"]
     assert sorted(index.image_id) == sorted(stems) and rejected.empty
     assert all((tmp_path / f"{stem}.png").is_file() for stem in stems)
+
+
+# RAMP as a High-Throughput JPEG 2000 stream of 16 bits, made with OpenJPH (imagecodecs 2026.3.6, reversible).
+HTJ2K = (
+    "/0//UQApQAAAAAAwAAAAQAAAAAAAAAAAAAAAMAAAAEAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQ"
+    "kJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAZoAAf+TwAArAAEAt+2l/1vaAsM0AMAAEcAAE4AbcwAiKZIAw1QAwAAVUAAF"
+    "UCACIP4A/y575gCQhASSwClAjLYAwAAWlAABaAAAEoAEIAFIAElCyULJQqKx6wBGGjFixIiR/AAg9kIB7LkAwAAXXQAAW4AAKAAKgAKgACgACoAC"
+    "oAkoXqFkoXqFkoXqFkoXqFkoXqFkoXqFkoXqFlYDEeACHj08PDw8PDw8PDw8/v9ygxge/Yxge/Yxgey/AMAAL6WgABdbAACYAAAAAAAAAAAAAAAA"
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0heoXqF6hdIXqF6heoXSF6heoXqF0heoXqF6hdIXqF6heoXSF6heoXqF0heoXqF6hdIXqF6heoXSF6h"
+    "eoXqF0heoXqF6hdIXqF6heoXSF6heoXqF0heoXqF6hdIXqF6heoXSF6heoXqFtgMQGIDEeIHft/3fd/3fd/3fd/3fd/3fd/3/398BCB79hCB79hC"
+    "B79hCB79hCB79hCB7LsB/v9/lEUA/9k="
+)
+
+
+def film_like(rows=900, columns=700):
+    """Smooth shapes, the blurred edges of bones and noise, 12 bits."""
+    y, x = np.mgrid[:rows, :columns]
+    edges = gaussian_filter(400.0 * ((x // 150 + y // 200) % 2), 2)
+    grey = 1900 + 1300 * np.sin(x / 90) * np.cos(y / 120) + edges
+    noise = np.random.default_rng(3).normal(0, 12, grey.shape)
+    return np.clip(np.rint(grey + noise), 0, 4095).astype(np.uint16)
+
+
+def test_high_throughput_jpeg_2000(tmp_path):
+    data = pydicom.dcmread(write(tmp_path / "a.dcm", BitsStored=16, HighBit=15, WindowCenter=2048, WindowWidth=4096))
+    data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.201"
+    data.PixelData = encapsulate([base64.b64decode(HTJ2K)])
+    data["PixelData"].is_undefined_length = True
+    data.save_as(tmp_path / "ht.dcm")
+    np.testing.assert_array_equal(dicom.load_cxr(tmp_path / "ht.dcm"), dicom.load_cxr(tmp_path / "a.dcm"))
+    half = dicom.load_cxr(tmp_path / "ht.dcm", size=32)
+    np.testing.assert_allclose(half, dicom.load_cxr(tmp_path / "a.dcm", size=32), atol=0.01)
+
+
+def test_jpeg_extended_of_12_bits():
+    from pydicom.data import get_testdata_file
+
+    path = Path(get_testdata_file("JPEG-lossy.dcm", download=False))  # comes with pydicom
+    stored, _ = decode_pixels(path, pydicom.dcmread(path), [])
+    # libjpeg-turbo (imagecodecs 2026.3.6) on the same stream gives these.
+    assert (stored.shape, int(stored.max()), int(stored.sum())) == ((1024, 256), 264, 3767007)
+    assert dicom.load_cxr(path).shape == (1024, 256)
+
+
+@pytest.mark.parametrize(
+    "size, halvings", [(1000, 0), (900, 0), (361, 0), (360, 1), (181, 1), (180, 2), (91, 2), (90, 3), (20, 3)]
+)
+def test_jpeg_2000_is_decoded_no_finer_than_needed(tmp_path, size, halvings):
+    path = write(tmp_path / "a.dcm", film_like(), syntax=JPEG2000Lossless, WindowCenter=2000, WindowWidth=3800)
+    stored, found = decode_pixels(path, pydicom.dcmread(path), [], longest_side=size)
+    assert found == halvings  # of 900, 450, 225 and 113 pixels the smallest that has a quarter more than asked
+    assert stored.shape == (-(-900 // 2**halvings), -(-700 // 2**halvings))
+
+
+@pytest.mark.parametrize("size", [360, 300, 225, 180, 100, 90, 56])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_jpeg_2000_by_levels_looks_like_the_full_decode(tmp_path, size, photometric):
+    window = dict(photometric=photometric, WindowCenter=2000, WindowWidth=3800)
+    for pixels in (film_like(), film_like(901, 703)):
+        whole = dicom.load_cxr(write(tmp_path / "plain.dcm", pixels, **window), size)
+        levels = dicom.load_cxr(write(tmp_path / "packed.dcm", pixels, syntax=JPEG2000Lossless, **window), size)
+        assert levels.shape == whole.shape
+        assert -10 * np.log10(np.mean((levels - whole) ** 2)) > 45, "decibel"
+
+
+@pytest.mark.parametrize(
+    "tags, percentiles",
+    [({}, None), ({"WindowCenter": 9, "WindowWidth": 0}, None), ({"WindowCenter": 2000, "WindowWidth": 3800}, (1, 99)),
+     ({"WindowCenter": 2000, "WindowWidth": 3800, "PixelPaddingValue": 4095}, None)],
+)  # fmt: skip
+def test_jpeg_2000_is_decoded_in_full_where_single_pixels_matter(tmp_path, tags, percentiles):
+    pixels = film_like()
+    pixels[:5, :5], pixels[400, 300] = 4095, 4000  # one bright pixel sets the full range
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        plain = dicom.load_cxr(write(tmp_path / "plain.dcm", pixels, **tags), 100, percentiles)
+        packed = dicom.load_cxr(
+            write(tmp_path / "packed.dcm", pixels, syntax=JPEG2000Lossless, **tags), 100, percentiles
+        )
+    np.testing.assert_array_equal(packed, plain)
+
+
+@pytest.mark.parametrize("old, new", [((64, 48), 40), ((61, 47), 60), ((97, 31), 7), ((30, 200), 33)])
+@pytest.mark.parametrize("kind", ["u1", "u2", "i2", "u4", "i4"])
+def test_every_kind_of_pixel_shrinks_by_areas(tmp_path, old, new, kind):
+    """Against areas worked out pixel by pixel from a picture enlarged so that every border falls on a pixel's."""
+    pixels = np.random.default_rng(1).integers(0, 200, old).astype(kind) - (100 if kind[0] == "i" else 0)
+    bits = 8 * pixels.dtype.itemsize
+    path = write(
+        tmp_path / "a.dcm", BitsAllocated=bits, BitsStored=bits, HighBit=bits - 1, Rows=old[0], Columns=old[1],
+        PixelRepresentation=int(kind[0] == "i"), PixelData=pixels.tobytes() + b"\0" * (pixels.nbytes % 2),
+    )  # fmt: skip
+    grey = (pixels - float(pixels.min())) / float(np.ptp(pixels.astype(int)))
+    height, width = (max(1, round(side * new / max(old))) for side in old)
+    fine = np.repeat(np.repeat(grey, height, 0), width, 1).reshape(height, old[0], width, old[1]).mean((1, 3))
+    np.testing.assert_allclose(dicom.load_cxr(path, new), fine, atol=2e-6)

@@ -19,10 +19,11 @@ def packaged():
 @pytest.fixture(scope="module")
 def lab(packaged):
     """The lab as the notebook runs it; `rules` adds the variant that the measured value belongs to."""
-    by_number = lambda rows: (  # noqa: E731
-        rows.assign(number=rows.rad_id.str[1:].astype(int)).sort_values("number", kind="stable")
-        .drop_duplicates(["image_id", "class_id"])
-    )  # fmt: skip
+
+    def by_number(rows):
+        rows = rows.assign(number=rows.rad_id.str[1:].astype(int)).sort_values("number", kind="stable")
+        return rows.drop_duplicates(["image_id", "class_id"])
+
     return readers.leave_one_out(packaged, {**readers.LAB_RULES, "one per class, by reader number": by_number})
 
 
@@ -51,8 +52,8 @@ def random_annotations(seed, n=300, n_films=40):
 # Two boxes of class 3 on film a, one of class 8 on film b; film c is normal.
 HAND = make([
     ("a", "R1", 3, 0, 0, 10, 10), ("a", "R2", 3, 0, 0, 10, 8), ("a", "R3", 3, 0, 0, 10, 10),
-    ("a", "R3", 3, 50, 50, 60, 60), ("b", "R1", 8, 0, 0, 10, 10), ("b", "R2", 8, 0, 0, 10, 3), ("b", "R3", 3, 0, 0, 9, 9),
-    ("c", "R1"), ("c", "R2"), ("c", "R3"),
+    ("a", "R3", 3, 50, 50, 60, 60), ("b", "R1", 8, 0, 0, 10, 10), ("b", "R2", 8, 0, 0, 10, 3),
+    ("b", "R3", 3, 0, 0, 9, 9), ("c", "R1"), ("c", "R2"), ("c", "R3"),
 ])  # fmt: skip
 
 
@@ -86,13 +87,14 @@ def slow_match(references, predictions, threshold):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_matching_equals_a_slow_one_on_boxes_without_equal_overlaps(seed):
-    table = random_annotations(seed).dropna()
+    table = random_annotations(seed, n_films=8).dropna()
     rng = np.random.default_rng(seed)
     table[BOX] += rng.uniform(0, 1, (len(table), 4))
     one, two = table[table.rad_id == "R1"], table[table.rad_id == "R2"]
     pairs = readers.match_boxes(one, two)
-    assert sorted(zip(pairs.class_id, pairs.iou, strict=True)) == pytest.approx(slow_match(one, two, 0.4))
-    assert len(pairs) > 5 and pairs.reference.is_unique and pairs.prediction.is_unique
+    found = pairs[["class_id", "iou"]].sort_values(["class_id", "iou"])
+    np.testing.assert_allclose(found, np.array(slow_match(one, two, 0.4)))
+    assert len(pairs) > 20 and pairs.reference.is_unique and pairs.prediction.is_unique
     rows = one.iloc[pairs.reference].reset_index(drop=True), two.iloc[pairs.prediction].reset_index(drop=True)
     assert (rows[0].image_id == rows[1].image_id).all() and (rows[0].class_id == rows[1].class_id).all()
     np.testing.assert_allclose(np.diag(boxes.iou_matrix(rows[0][BOX], rows[1][BOX])), pairs.iou)
@@ -120,11 +122,12 @@ def test_reader_ceiling_by_hand():
     assert first.macro_f1 == pytest.approx((1 + 0) / 2)
     assert (second.precision, second.recall, second.f1) == pytest.approx((1 / 3, 1 / 2, 2 / 5))
     assert (first.label_f1, first.label_macro_f1, first.label_kappa) == (1, 1, 1)
-    # R1: class 3 on a, 8 on b. R3: class 3 on a and b. Class 3: F1 2/3, kappa (2/3 - 4/9) / (1 - 4/9); class 8: 0 and 0.
+    # R1: class 3 on a, 8 on b. R3: class 3 on a and b.
+    # Class 3: F1 2/3, kappa (2/3 - 4/9) / (1 - 4/9) = .4; class 8: 0 and 0.
     assert (second.label_f1, second.label_macro_f1, second.label_kappa) == pytest.approx((1 / 2, 1 / 3, 0.4 / 2))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_both_tables_equal_slow_ones_in_any_row_order(seed):
     table, trio = random_annotations(seed), ("R1", "R2", "R3")
     films = table.groupby("image_id").rad_id.nunique()
@@ -167,9 +170,8 @@ def test_both_tables_equal_slow_ones_in_any_row_order(seed):
 
     shuffled = table.sample(frac=1, random_state=seed)
     pd.testing.assert_frame_equal(pairs, readers.reader_ceiling(shuffled, trio), rtol=1e-12)
-    rules = {k: v for k, v in readers.LAB_RULES.items()}
     pd.testing.assert_frame_equal(
-        readers.leave_one_out(table, rules, trio), readers.leave_one_out(shuffled, rules, trio), rtol=1e-12
+        readers.leave_one_out(table, readers=trio), readers.leave_one_out(shuffled, readers=trio), rtol=1e-12
     )
 
 
@@ -263,11 +265,11 @@ def test_vindr_leave_one_out_agrees_with_independent_measurements(lab, rule):
 
 
 def test_vindr_readers_agree_as_measured_independently(ceiling, lab):
-    for name, low, high in (
-        ("f1", 0.49, 0.54), ("macro_f1", 0.40, 0.43), ("iou", 0.68, 0.70), ("label_f1", 0.65, 0.69),
-        ("label_macro_f1", 0.55, 0.56), ("label_kappa", 0.50, 0.52),
-    ):  # fmt: skip
-        assert (round(ceiling[name].min(), 2), round(ceiling[name].max(), 2)) == (low, high), name
+    ranges = {"f1": (0.49, 0.54), "macro_f1": (0.40, 0.43), "iou": (0.68, 0.70), "label_f1": (0.65, 0.69)}
+    for name, wanted in ranges.items():
+        assert (ceiling[name].min(), ceiling[name].max()) == pytest.approx(wanted, abs=0.006), name
+    assert ceiling.label_macro_f1.mean() == pytest.approx(0.55, abs=0.006)
+    assert ceiling.label_kappa.mean() == pytest.approx(0.50, abs=0.006)
     assert ceiling.n_images.tolist() == [4146] * 3 and ceiling.n_label_images.tolist() == [5501] * 3
     assert lab.f1.max() < ceiling.f1.max(), "no rule makes two readers agree with a third better than people do"
 

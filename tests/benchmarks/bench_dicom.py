@@ -88,7 +88,7 @@ def halved(stream: bytes, halvings: int) -> None:
 
 
 def decibel(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(-10 * np.log10(np.mean((found.astype(float) - wanted) ** 2)))
+    return float(-10 * np.log10(max(np.mean((found.astype(float) - wanted) ** 2), 1e-12)))
 
 
 def main() -> None:
