@@ -252,6 +252,8 @@ def test_weighted_fusion_by_hand():
     np.testing.assert_allclose(boxes.fuse_reader_boxes(moved, "wbf")[BOX], [[-45, -47, 55, 53]], atol=1e-4)
     pair = boxes.fuse_reader_boxes(make(three[:2]), "wbf")
     assert pair[[*BOX, "score"]].to_numpy().tolist() == [[3, 0, 103, 100, 1]]
+    one_reader = make([(*row[:6], "R1") for row in three[:2]] + [("a", 14, *[np.nan] * 4, "R2")])
+    assert boxes.fuse_reader_boxes(one_reader, "wbf").score.tolist() == [0.5]
 
 
 @pytest.mark.parametrize("rule, n_of_three", [("union", 1), ("vote", 1), ("nms", 2), ("wbf", 2)])

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 from PIL import Image
@@ -731,3 +732,28 @@ def test_every_kind_of_pixel_shrinks_by_areas(tmp_path, old, new, kind):
     height, width = (max(1, round(side * new / max(old))) for side in old)
     fine = np.repeat(np.repeat(grey, height, 0), width, 1).reshape(height, old[0], width, old[1]).mean((1, 3))
     np.testing.assert_allclose(dicom.load_cxr(path, new), fine, atol=2e-6)
+
+
+def test_a_dask_cluster_converts_what_one_process_converts(tmp_path):
+    from dask.distributed import Client, LocalCluster
+    from joblib import parallel_config
+
+    rng = np.random.default_rng(5)
+    paths = [
+        write(tmp_path / f"f{n}.dcm", rng.integers(0, 4096, (64, 48)).astype(np.uint16), uid=f"1.2.{n}")
+        for n in range(40)
+    ]
+    paths.insert(7, tmp_path / "broken.dcm")
+    paths[7].write_bytes(b"no film")
+    one = dicom.convert_archive(paths, tmp_path / "one", 32, n_jobs=1)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster),
+        parallel_config(backend="dask"),
+    ):
+        spread = dicom.convert_archive(paths, tmp_path / "spread", 32, n_jobs=-1)
+    for found, wanted in zip(spread, one, strict=True):
+        pd.testing.assert_frame_equal(found, wanted)
+    assert len(one[0]) == 40 and one[1].source.tolist() == ["broken.dcm"]
+    for picture in (tmp_path / "one").glob("*.png"):
+        assert (tmp_path / "spread" / picture.name).read_bytes() == picture.read_bytes()
