@@ -1,4 +1,4 @@
-"""Figures of notebook 01: how common findings are, what readers draw and how to fuse it, box sizes, one mistake."""
+"""Figures of notebook 01: how common findings are, what readers draw and how to fuse it, box sizes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -146,14 +146,6 @@ def plot_lab(table: pd.DataFrame, ceiling: pd.DataFrame):
         axis.legend(
             handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=7.5, frameon=False
         )
-    return figure
-
-
-def plot_mistake(right: np.ndarray, wrong: np.ndarray, title: str):
-    """The film as it should be and as a careless conversion leaves it, both in [0, 1]. Figure."""
-    figure, axes = new_figure(1, 2, width=6.2, height=3.4)
-    show_film(axes[0, 0], right, "window, then polarity")
-    show_film(axes[0, 1], wrong, f"astype(uint8); {title}")
     return figure
 
 

@@ -75,8 +75,9 @@ def read_annotations(
 
     def reject(where: np.ndarray, reason: str | Callable[[np.ndarray], list[str]]) -> None:
         rows = np.flatnonzero(where & accepted)
-        reasons[rows] = reason if isinstance(reason, str) else reason(rows)
-        accepted[rows] = False
+        if len(rows):
+            reasons[rows] = reason if isinstance(reason, str) else reason(rows)
+            accepted[rows] = False
 
     physionet = "class_id" not in cells.columns
     film, films = pd.factorize(cells.image_id)
@@ -190,6 +191,8 @@ def _corners(table: Table, normal: np.ndarray, reject: Reject) -> np.ndarray:
     """Coordinates (n, 4), NaN for "No finding"; what is no box is rejected."""
     columns = [table.cells[name] for name in BOX]
     decimal, ambiguous = decimal_mark([text[~normal] for text in columns], table.separator)
+    other = "." if decimal == "," else ","
+    hint = f" (most decimals of this file are written with {decimal!r})" if table.separator != "," else ""
     corners = np.full((len(normal), 4), np.nan)  # some files hold 0, 0, 1, 1 for "No finding"
     found = np.flatnonzero(~normal)
     for k, (name, text) in enumerate(zip(BOX, columns, strict=True)):
@@ -208,7 +211,9 @@ def _corners(table: Table, normal: np.ndarray, reject: Reject) -> np.ndarray:
         where[found] = unreadable
         reject(
             where,
-            lambda rows, name=name, text=text: [f"{name} is not a number: {v.strip()!r}" for v in text.iloc[rows]],
+            lambda rows, name=name, text=text: [
+                f"{name} is not a number: {v.strip()!r}" + (hint if other in v else "") for v in text.iloc[rows]
+            ],
         )
     corners += 0.0  # no minus zero, which is equal to zero but written otherwise
     reject(~normal & np.isnan(corners).any(axis=1), "a finding without four coordinates")

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -169,8 +170,10 @@ def _unpacked(path: Path) -> bytes:
                 if len(inside) != 1:
                     raise BadAnnotations(f"{path.name}: expected one .csv in the archive, found {len(inside)}")
                 return archive.read(inside[0])
-    # RuntimeError: the archive has a password; NotImplementedError: a method of compression zipfile does not know.
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except BadAnnotations:
+        raise
+    # zipfile raises RuntimeError for a password or an unknown method, ValueError and struct.error for a broken index.
+    except (OSError, EOFError, ValueError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile) as error:
         raise BadAnnotations(f"{path.name}: the compressed file is damaged or locked ({error})") from error
     return raw
 
