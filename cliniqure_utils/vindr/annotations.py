@@ -107,12 +107,13 @@ def read_annotations(
         rows = repeated.index.to_numpy()
         _, places = np.unique(group, return_index=True)  # groups are numbered in order of appearance
         first = rows[places][group]
-        for row, original in zip(rows[rows != first], first[rows != first], strict=True):
-            exactly = np.array_equal(written[row], written[original], equal_nan=True)
-            reasons[row] = (
-                f"repeats row {original + 1} {'exactly' if exactly else 'once cut at the border of the film'}"
-            )
-        accepted[rows[rows != first]] = False
+        rows, first = rows[rows != first], first[rows != first]
+        exactly = ((written[rows] == written[first]) | normal[rows, None]).all(axis=1)
+        reasons[rows] = [
+            f"repeats row {original + 1} {'exactly' if same else 'once cut at the border of the film'}"
+            for original, same in zip(first, exactly, strict=True)
+        ]
+        accepted[rows] = False
         annotations = out[accepted]
 
     rejected = pd.DataFrame(

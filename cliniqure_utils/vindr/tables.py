@@ -51,28 +51,7 @@ def read_table(path: Path) -> Table:
     text = _decode(_unpacked(path), path)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    # Spreadsheets may announce the separator in a line of its own.
-    announced = _ANNOUNCED.match(text)
-    found = _FULL_LINE.search(text, announced.end() if announced else 0)
-    if found is None:
-        raise BadAnnotations(f"{path.name}: the file is empty")
-    header_line, start = found[0], found.end() + 1
-    separator = announced[1] if announced else max(",;\t|", key=header_line.count)
-    if separator not in header_line:
-        raise BadAnnotations(
-            f"{path.name}: found one column, {header_line.strip()[:60]!r}; expected a comma-separated table"
-        )
-    try:
-        header = next(csv.reader([header_line + "\n"], delimiter=separator))
-    except csv.Error as error:
-        raise BadAnnotations(f"{path.name}: the header is not readable ({error})") from error
-    if any("\n" in name for name in header):
-        raise BadAnnotations(f"{path.name}: a quotation mark opened in the header is not closed on its line")
-    names = [_HEADER.get(re.sub(r"[\s_-]", "", name).lower(), name.strip()) for name in header]
-    twice = sorted({name for name in names if names.count(name) > 1 and name in COLUMNS})
-    if twice:
-        raise BadAnnotations(f"{path.name}: column {', '.join(twice)} is there more than once")
-
+    names, separator, start = _header(text, path)
     data = text[start:].encode()
     del text
     if data and not data.endswith(b"\n"):
@@ -120,6 +99,32 @@ def read_table(path: Path) -> Table:
     cells = cells[named]
     cells.columns = [names[k] for k in named]
     return Table(cells, reasons, separator)
+
+
+def _header(text: str, path: Path) -> tuple[list[str], str, int]:
+    """Column names in their usual spelling, the separator, and where the rows begin."""
+    # Spreadsheets may announce the separator in a line of its own.
+    announced = _ANNOUNCED.match(text)
+    found = _FULL_LINE.search(text, announced.end() if announced else 0)
+    if found is None:
+        raise BadAnnotations(f"{path.name}: the file is empty")
+    header_line, start = found[0], found.end() + 1
+    separator = announced[1] if announced else max(",;\t|", key=header_line.count)
+    if separator not in header_line:
+        raise BadAnnotations(
+            f"{path.name}: found one column, {header_line.strip()[:60]!r}; expected a comma-separated table"
+        )
+    try:
+        header = next(csv.reader([header_line + "\n"], delimiter=separator))
+    except csv.Error as error:
+        raise BadAnnotations(f"{path.name}: the header is not readable ({error})") from error
+    if any("\n" in name for name in header):
+        raise BadAnnotations(f"{path.name}: a quotation mark opened in the header is not closed on its line")
+    names = [_HEADER.get(re.sub(r"[\s_-]", "", name).lower(), name.strip()) for name in header]
+    twice = sorted({name for name in names if names.count(name) > 1 and name in COLUMNS})
+    if twice:
+        raise BadAnnotations(f"{path.name}: column {', '.join(twice)} is there more than once")
+    return names, separator, start
 
 
 def _parsed(data: bytes, n_columns: int, separator: str) -> pd.DataFrame:

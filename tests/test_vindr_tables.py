@@ -1,0 +1,245 @@
+"""Reading a CSV in any dialect: two ways through the file give one table, and nothing is read by half."""
+
+import csv
+import io
+import json
+import random
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cliniqure_utils import boxes, vindr
+
+SHARED = Path(__file__).parents[2] / "shared" / "cases"
+needs_cases = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared cases are not beside this checkout")
+COLUMNS = ["image_id", "class_name", "class_id", "rad_id", *vindr.BOX]
+HEADER = ",".join(COLUMNS) + "\n"
+
+
+def read(tmp_path, text, image_sizes=None, encoding="utf-8"):
+    path = tmp_path / "train.csv"
+    path.write_bytes(text.encode(encoding))
+    return vindr.read_annotations(path, image_sizes)
+
+
+def random_rows(rng, n):
+    """Rows of every kind, good and bad; the last item of each pair says how many rows must come back."""
+    ids = ["a", "b", " lead", "trail ", "NA", "007", "tên ảnh", "", "  ", "\ufeffq", "nan", "a\u2028b", "x\x0by"]
+    names = [*vindr.FINDINGS, "No finding", "no  FINDING", "Edema", "Pneumonia", "", " Cardiomegaly ", "nan"]
+    numbers = ["0", "1", "10.5", "-5", "30", "", " 40 ", "nan", "inf", "1e2", "+5", "abc", "0x10", "5.", "1e400", "-0"]
+    for _ in range(n):
+        name = rng.choice(names)
+        number = str(vindr.FINDINGS.index(name)) if name in vindr.FINDINGS else rng.choice(["14", "15", "x", "", "3.5"])
+        box = ["1", "2", "30", "40.5"] if rng.random() < 0.5 else [rng.choice(numbers) for _ in range(4)]
+        row = [rng.choice(ids), name, number, rng.choice(["R1", "R2", ""]), *box]
+        kind = rng.random()
+        if kind < 0.1:
+            row = row[: rng.randrange(2, len(row))]
+        elif kind < 0.2:
+            row += rng.choice([[""], ["more"], ["", "", "x"]])
+        yield row
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_quoted_and_plain_files_give_the_same_table(tmp_path, seed):
+    """Lines without quotation marks go through the C parser, lines with them through Python's csv module."""
+    rng = random.Random(seed)
+    rows = list(random_rows(rng, 40))
+    separator, newline = rng.choice(",;\t|"), rng.choice(["\n", "\r\n", "\r"])
+    sizes = None if seed % 2 else {"a": (25, 50), "b": (20, 20), "NA": (3000, 3000), " lead": (20.5, 41)}
+    results = []
+    for share_quoted in (0, 1, 0.5):
+        text = io.StringIO(newline="")
+        for row in [COLUMNS, *rows]:
+            quoting = csv.QUOTE_ALL if rng.random() < share_quoted else csv.QUOTE_NONE
+            csv.writer(text, delimiter=separator, quoting=quoting, lineterminator=newline).writerow(row)
+            text.write(rng.choice(["", "", "", newline, "  " + newline]))
+        results.append(read(tmp_path, text.getvalue(), sizes, rng.choice(["utf-8", "utf-8-sig", "utf-16", "utf-32"])))
+    annotations, rejected = results[0]
+    for other in results[1:]:
+        pd.testing.assert_frame_equal(annotations, other[0])
+        pd.testing.assert_frame_equal(rejected, other[1])
+    assert len(annotations) + len(rejected) == len(rows), "a row is lost"
+    corners = annotations[annotations.class_id != 14][vindr.BOX].to_numpy()
+    assert np.isfinite(corners).all() and (corners[:, 2:] > corners[:, :2]).all()
+    assert annotations[annotations.class_id == 14][vindr.BOX].isna().all(axis=None)
+
+
+def test_rows_of_every_length_stay_in_their_order(tmp_path):
+    text = HEADER + 'a,ILD,5,R1,1,2,3,4\n\n"b",ILD,5,R1,1,2,3,4\nc,ILD,5,R1,1,2,3,4,\n   \nd,ILD,5,R1,1,2,3,4,5\n'
+    annotations, rejected = read(tmp_path, text + "e,No finding,14\nf,ILD,5,R1,1,2,3,4")
+    assert annotations.image_id.tolist() == ["a", "b", "c", "e", "f"]
+    assert rejected.values.tolist() == [[4, "d", "9 cells, the header has 8"]]
+
+
+def test_stray_quotation_marks(tmp_path):
+    with pytest.raises(vindr.BadAnnotations, match="opened in data row 2 is not closed"):
+        read(tmp_path, HEADER + "a,ILD,5,R1,1,2,3,4\n" + 'b,"ILD,5,R1,1,2,3,4\n' + "c,ILD,5,R1,1,2,3,4\n" * 9000)
+    with pytest.raises(vindr.BadAnnotations, match="opened in the header"):
+        read(tmp_path, '"' + HEADER + "a,ILD,5,R1,1,2,3,4\n")
+    # In the middle of a cell a quotation mark is a sign like any other.
+    annotations, rejected = read(tmp_path, HEADER + 'a"b,ILD,5,R1,1,2,3,4\n"say ""aah""",ILD,5,R1,1,2,3,4\n')
+    assert annotations.image_id.tolist() == ['a"b', 'say "aah"'] and rejected.empty
+
+
+def test_a_first_line_that_names_the_separator_and_an_index_column(tmp_path):
+    text = "sep=;\n;" + ";".join(COLUMNS) + "\n0;a;ILD;5;R1;1,5;2;3;4\n1;b;ILD;5,0;R1;1;2;3;4\n"
+    annotations, rejected = read(tmp_path, text, encoding="utf-16")
+    assert annotations.values.tolist() == [["a", "R1", 5, "ILD", 1.5, 2, 3, 4], ["b", "R1", 5, "ILD", 1, 2, 3, 4]]
+    annotations, _ = read(tmp_path, "\t" + "\t".join(COLUMNS) + "\n0\ta\tILD\t5\tR1\t1\t2\t3\t4\n")
+    assert annotations.image_id.tolist() == ["a"] and rejected.empty
+
+
+def coordinates(tmp_path, cells, separator):
+    lines = [separator.join([f"f{n}", "ILD", "5", "R1", cell, "2", "5000", "40"]) for n, cell in enumerate(cells)]
+    text = HEADER.replace(",", separator) + "\n".join(lines) + "\n"
+    annotations, rejected = read(tmp_path, text)
+    return annotations.x_min.tolist(), rejected.reason.tolist()
+
+
+def test_decimal_commas_points_and_thousands(tmp_path):
+    assert coordinates(tmp_path, ["10,5", "1,25", "7", "1.234,5", "1.234"], ";") == (
+        [10.5, 1.25, 7],
+        ["x_min is not a number: '1.234,5' (most decimals of this file are written with ',')",
+         "x_min is not a number: '1.234' (most decimals of this file are written with ',')"],
+    )  # fmt: skip
+    assert coordinates(tmp_path, ["10.5", "1.25", "1,25"], "\t") == (
+        [10.5, 1.25],
+        ["x_min is not a number: '1,25' (most decimals of this file are written with '.')"],
+    )
+    # Nothing tells whether these are 1.234 or 1234.
+    for separator, cells in (("\t", ["1,234", "12,345", "800"]), (";", ["1.234", "12.345", "800"])):
+        values, reasons = coordinates(tmp_path, cells, separator)
+        assert values == [800] and reasons == [
+            f"x_min is ambiguous: {cell!r} may have decimals or thousands" for cell in cells[:2]
+        ]
+    # One cell that can only be a decimal settles it; so does a separator that leaves the point its usual meaning.
+    assert coordinates(tmp_path, ["1,234", "0,5"], ";") == ([1.234, 0.5], [])
+    assert coordinates(tmp_path, ["691,000", "12,345"], ";") == ([691, 12.345], [])
+    for separator in ",\t|":
+        assert coordinates(tmp_path, ["1.234"], separator) == ([1.234], [])
+
+
+def test_every_way_to_write_a_number(tmp_path):
+    good = {"1e3": 1000, "1E+3": 1000, "+5": 5, " 5 ": 5, "5.": 5, ".5": 0.5, "007": 7, "1e-400": 0, "-0": 0}
+    values, reasons = coordinates(tmp_path, [*good], ",")
+    assert values == [*good.values()] and reasons == []
+    exact = [repr(random.Random(n).uniform(0, 3000)) for n in range(200)]
+    assert coordinates(tmp_path, exact, ",")[0] == [float(text) for text in exact], "not the number that is written"
+    bad = ["0x10", "1_000", "true", "1 000", "--5", "5e", "1.2.3", "5f", "-", ".", "\u0663"]
+    values, reasons = coordinates(tmp_path, bad, ",")
+    assert values == [] and reasons == [f"x_min is not a number: {text!r}" for text in bad]
+    assert set(coordinates(tmp_path, ["1e400", "-inf"], ",")[1]) == {"a coordinate is not finite"}
+    missing = ["", " ", "nan", "NA", "null", "None", "<NA>", "n/a"]
+    assert coordinates(tmp_path, missing, ",") == ([], ["a finding without four coordinates"] * len(missing))
+
+
+def test_unusable_envelopes_and_bytes_say_why(tmp_path):
+    def zipped(*names):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name in names:
+                archive.writestr(name, HEADER + "a,ILD,5,R1,1,2,3,4\n")
+        return buffer.getvalue()
+
+    (tmp_path / "mac.zip").write_bytes(zipped("train.csv", "__MACOSX/._train.csv"))
+    assert vindr.read_annotations(tmp_path / "mac.zip")[0].image_id.tolist() == ["a"]
+    broken = zipped("train.csv")
+    for name, content, message in (
+        ("two.zip", zipped("a.csv", "b.csv"), "expected one .csv in the archive, found 2"),
+        ("book.csv", zipped("xl/workbook.xml"), "this is a spreadsheet"),
+        ("short.zip", broken[:30] + broken[36:], "damaged"),  # the index at the end points before the start
+        ("bad.gz", b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 40, "damaged"),
+        ("zero.csv", b"\0", "neither UTF-8 nor UTF-16"),
+        ("latin.csv", (HEADER + "a,ILD,5,R1,1,2,3,4\n").encode() + b"\xe9,", "line 3, byte 0xe9"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(vindr.BadAnnotations, match=message) as error:
+            vindr.read_annotations(tmp_path / name)
+        assert str(error.value).startswith(name)
+
+
+def test_boxes_that_become_equal_at_the_border(tmp_path):
+    text = HEADER + "a,ILD,5,R1,-5,0,30,40\na,ILD,5,R1,-9,0,30,60\na,ILD,5,R2,-5,-0,30,40\na,ILD,5,R2,-5,0,30.0,40\n"
+    annotations, rejected = read(tmp_path, text + "a,ILD,9,R1,-5,0,30,40\n", {"a": (30, 40)})
+    assert annotations[["rad_id", *vindr.BOX]].values.tolist() == [["R1", 0, 0, 30, 40], ["R2", 0, 0, 30, 40]]
+    assert rejected.reason.tolist() == [
+        "repeats row 1 once cut at the border of the film",
+        "repeats row 3 exactly",
+        "class name and id disagree: 'ILD' has class_id 9",
+    ]
+    assert annotations.attrs["clipped"] == 2, "only boxes that are kept count as cut"
+    annotations, rejected = read(tmp_path, text, {})
+    assert annotations.empty and rejected.reason.unique().tolist() == ["no film with this image_id"]
+    assert annotations.class_id.dtype == int and annotations.x_min.dtype == float
+
+
+def test_readers_without_a_name(tmp_path):
+    rows = "a,ILD,5,R1,1,2,3,4\nb,ILD,5,,1,2,3,4\nc,ILD,5,nan,1,2,3,4\n"
+    assert read(tmp_path, HEADER + rows)[0].rad_id.tolist() == ["R1", "unknown", "unknown"]
+    assert read(tmp_path, HEADER + rows.replace("R1", ""))[0].rad_id.tolist() == ["R1"] * 3
+
+
+def test_a_class_name_that_is_missing_leaves_the_id(tmp_path):
+    annotations, rejected = read(tmp_path, HEADER + "a,nan,5,R1,1,2,3,4\nb,None,,R1,1,2,3,4\nc,Pneumonia,15,R1,,,,\n")
+    assert annotations.class_name.tolist() == ["ILD"]
+    assert rejected.reason.tolist() == [
+        "neither class_name nor class_id is given",
+        "unknown class 'Pneumonia' (of whole films: see read_global_labels)",
+    ]
+    only_ids = HEADER.replace("class_name,", "") + "a,5,R1,1,2,3,4\nb,14,R1,,,,\n"
+    assert read(tmp_path, only_ids)[0].class_name.tolist() == ["ILD", "No finding"]
+
+
+def expected(case):
+    return json.loads((SHARED / case / "expected.json").read_text())
+
+
+@needs_cases
+def test_shared_file_names_and_shared_identifiers():
+    rows, rejected = vindr.read_annotations(SHARED / "C25" / "train.csv")
+    assert set(rows.image_id) | set(rejected.image_id) == set(expected("C25")["stems"])
+    sizes = dict.fromkeys(expected("C25")["stems"], (112, 128))
+    assert "no film with this image_id" not in set(
+        vindr.read_annotations(SHARED / "C25" / "train.csv", sizes)[1].reason
+    )
+    rows, _ = vindr.read_annotations(SHARED / "C24" / "train.csv")
+    assert rows.image_id.nunique() == expected("C24")["n_out"]
+
+
+@needs_cases
+@pytest.mark.parametrize("case, key", [("C31", "valid"), ("C45", "boxes_224")])
+def test_shared_boxes_are_exact(case, key):
+    rows, rejected = vindr.read_annotations(SHARED / case / "train.csv")
+    wanted = expected(case)
+    if case == "C31":
+        for image_id, valid in wanted[key].items():
+            found = rows[(rows.image_id == image_id) & (rows.x_max - rows.x_min > 1)]
+            assert found[vindr.BOX].values.tolist() == valid
+        assert len(rejected) == wanted["dropped_min"]
+        return
+    width, height = wanted["size_wh"]
+    scaled = rows[vindr.BOX].to_numpy() * (224 / np.array([width, height, width, height]))
+    assert np.abs(scaled - np.array(wanted[key])).max() < wanted["tol"] and rejected.empty
+
+
+@needs_cases
+def test_shared_findings_without_coordinates_and_unknown_classes():
+    rows, rejected = vindr.read_annotations(SHARED / "C32" / "train.csv")
+    n_boxes = rows[rows.class_id != 14].groupby("image_id").size()
+    assert {i: int(n_boxes.get(i, 0)) for i in expected("C32")["boxes"]} == expected("C32")["boxes"]
+    assert rejected.reason.tolist() == ["a finding without four coordinates"] * expected("C32")["dropped"]
+    _, rejected = vindr.read_annotations(SHARED / "C33" / "train.csv")
+    assert rejected.reason.tolist() == [f"unknown class {name!r}" for name in expected("C33")["unknown"]]
+
+
+@needs_cases
+def test_shared_repeats():
+    rows, rejected = vindr.read_annotations(SHARED / "C36" / "train.csv")
+    assert rejected.reason.str.fullmatch(r"repeats row \d+ exactly").all() and len(rejected) == 2
+    assert not rows.duplicated().any() and len(rows) == 3
+    merged = boxes.merge_reader_boxes(rows, no_finding="drop")
+    assert [set(names.split(", ")) for names in merged.class_names] == [set(expected("C36")["merged"])]
