@@ -698,7 +698,7 @@ def test_jpeg_2000_by_levels_looks_like_the_full_decode(tmp_path, size, photomet
         whole = dicom.load_cxr(write(tmp_path / "plain.dcm", pixels, **window), size)
         levels = dicom.load_cxr(write(tmp_path / "packed.dcm", pixels, syntax=JPEG2000Lossless, **window), size)
         assert levels.shape == whole.shape
-        assert np.mean((levels - whole) ** 2) < 10 ** -4.5, "45 decibel"
+        assert np.mean((levels - whole) ** 2) < 10**-4.5, "45 decibel"
 
 
 @pytest.mark.parametrize(
