@@ -143,11 +143,14 @@ def _detected(boxes) -> str:
 # ---- knowledge
 
 
+KNOWLEDGE = ("cause", "symptoms", "diagnostic_methods", "treatment_options", "red_flags")
+
+
 def load_knowledge(path: str | Path) -> pd.DataFrame:
     """data/knowledge.csv, indexed by finding.
 
-    Columns: cause, symptoms, diagnostic_methods, treatment_options, red_flags, source ("unsourced" where no page was
-    read), source_date.
+    Columns: those of KNOWLEDGE, source ("unsourced" where no page was read), source_date, sourced_fields (which of
+    KNOWLEDGE the page says, joined by "; "; the others are ours).
 
     Raises:
         ValueError: A finding is missing or named twice.
@@ -159,9 +162,16 @@ def load_knowledge(path: str | Path) -> pd.DataFrame:
 
 
 def recommendations(names: Sequence[str], knowledge: pd.DataFrame) -> list[dict]:
-    """Table text for findings whose row has a source: finding, cause, symptoms, ..., source, source_date."""
+    """Table text for findings whose row has a source: finding, KNOWLEDGE, source, source_date.
+
+    A field that the source does not say is empty.
+    """
     rows = knowledge.loc[[name for name in FINDINGS if name in set(names)]]
-    return rows[rows.source != "unsourced"].reset_index().to_dict("records")
+    entries = rows[rows.source != "unsourced"].reset_index().to_dict("records")
+    for entry in entries:
+        said = entry.pop("sourced_fields").split("; ")
+        entry.update({field: "" for field in KNOWLEDGE if field not in said})
+    return entries
 
 
 # ---- checking
