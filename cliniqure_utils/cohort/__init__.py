@@ -19,7 +19,8 @@ from cliniqure_utils.cohort.anatomy import Anatomy, ensure_anatomy
 from cliniqure_utils.runs import write_json, write_jsonl, write_table
 
 VERSION = 3  # raise when a change alters the films or the tables
-SIMULATED_FINDINGS = tuple(
+SIMULATED_FINDINGS = vindr.FINDINGS
+_X = tuple(
     name for name in vindr.FINDINGS if name not in ("Calcification", "Other lesion", "Pleural thickening")
 )
 NORMAL_SHARE = 0.37  # films planned without a finding; VinDr-CXR: .71, with too few of each finding in a small cohort
