@@ -20,7 +20,13 @@ ARCH_GROWTH, LARGE_ARCH_GROWTH = (0.0, 2.0), (12.5, 17.5)
 # A lesion is labelled when a reader can see it: mm of water at its darkest, mm^2 of shadow, and the share of the
 # shadow that lies in the lung field (not behind the heart or the diaphragm).
 LEAST_SHADOW, LEAST_AREA = 4.0, 90.0
-LEAST_SHARE = {"Pleural effusion": 0.12, "ILD": 0.2, "Pneumothorax": 0.2, "Pleural thickening": 0.3, "Lung Opacity": 0.65}
+LEAST_SHARE = {
+    "Pleural effusion": 0.12,
+    "ILD": 0.2,
+    "Pneumothorax": 0.2,
+    "Pleural thickening": 0.3,
+    "Lung Opacity": 0.65,
+}
 LEAST_SHARE_OTHER = 0.55
 EDGE = 0.18  # a box ends where the shadow falls below this share of its peak
 BRIDGED = {"ILD": 8.0, "Pulmonary fibrosis": 8.0, "Infiltration": 8.0}  # mm of gap that still count as one lesion
@@ -40,7 +46,7 @@ class Film:
         findings: One dict per box: class_name, x_min, y_min, x_max, y_max (whole pixels of the film, origin at the top
             left), side ("left", "right", "midline": the patient's, whose left is the right of the image), zone
             ("upper", "mid", "lower"), extent (0 small to 1 large; a nodule's diameter and the growth of heart and
-            arch in mm). Empty on a normal film. Sorted by class id and box.
+            arch in mm), kind (what it is more closely, or ""). Empty on a normal film. Sorted by class id and box.
         measures: cardiothoracic_ratio, arch_width_mm, pixel_mm (spacing at the detector).
         hidden: Findings that were placed but that nobody could see; not labelled.
     """
@@ -204,7 +210,8 @@ def _row(lesion: shapes.Lesion, box, zone: str, to_film: float, size: int) -> di
     x_min, y_min = (max(0, int(np.floor(edge * to_film))) for edge in box[:2])
     x_max, y_max = (min(size, int(np.ceil(edge * to_film))) for edge in box[2:])
     place = {"x_min": x_min, "y_min": y_min, "x_max": x_max, "y_max": y_max}
-    return {"class_name": lesion.finding, **place, "side": lesion.side, "zone": zone, "extent": round(lesion.extent, 3)}
+    more = {"side": lesion.side, "zone": zone, "extent": round(lesion.extent, 3), "kind": lesion.kind}
+    return {"class_name": lesion.finding, **place, **more}
 
 
 def _merge_same(boxes: list[dict]) -> list[dict]:

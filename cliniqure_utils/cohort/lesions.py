@@ -47,14 +47,14 @@ def nodule(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list
     """One to three round, solid nodules or masses (above 30 mm in diameter)."""
     lesions = []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        radius = rng.uniform(10, 14) if rng.random() < 0.55 else rng.uniform(14, 24)
+        radius = rng.uniform(11, 15) if rng.random() < 0.55 else rng.uniform(15, 24)
         place = _place(anatomy, rng, anatomy.point_depth > max(6.0, 0.5 * radius))
         stretch = rng.uniform(0.88, 1.12, 3)
         slices, distance = _ellipsoid(anatomy, place, radius * stretch, reach=1.4)
         distance = distance + 0.11 * smooth_noise(distance.shape, 7.5 / anatomy.spacing, rng, 2)
         edge = sigmoid((1 - distance) * 14) * (soft[slices] < 0.9)
         lesions.append(
-            Lesion("Nodule/Mass", slices, (1.35 - soft[slices]) * edge, None, _side(anatomy, place), 2 * radius)
+            Lesion("Nodule/Mass", slices, (1.5 - soft[slices]) * edge, None, _side(anatomy, place), 2 * radius)
         )
     return lesions
 
@@ -107,14 +107,14 @@ def atelectasis(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) ->
     grids = np.ogrid[slices]
     height = sum((g - c) * n for g, c, n in zip(grids, place, normal, strict=True)) * anatomy.spacing
     height = height + 2.2 * smooth_noise(distance.shape, 24 / anatomy.spacing, rng)
-    thickness = rng.uniform(4.5, 8.0)
+    thickness = rng.uniform(5.2, 8.5)
     bands = np.abs(height)
     if rng.random() < 0.5:
         bands = np.minimum(bands, np.abs(height - rng.uniform(16, 24)))
     taper = thickness * (1.05 - np.clip(distance, 0, 1))
     weight = sigmoid((taper - bands) / 0.9) * sigmoid((1 - distance) * 10) * anatomy.lung(side, slices)
     change = np.clip(SOLID - soft[slices], 0, 1.1) * weight
-    return [Lesion("Atelectasis", slices, change, None, side, _share(thickness, 4.5, 8.0))]
+    return [Lesion("Atelectasis", slices, change, None, side, _share(thickness, 5.2, 8.5))]
 
 
 def effusion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
@@ -200,7 +200,9 @@ def calcification(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) 
         radius, density = rng.uniform(3.0, 5.6), rng.uniform(3.4, 4.8)  # lime absorbs far more than its weight of water
         distance = np.sqrt(sum((g - c) ** 2 for g, c in zip(grids, centre, strict=True))) * anatomy.spacing
         change = np.maximum(change, density * np.clip((radius - distance) / anatomy.spacing + 0.5, 0, 1))
-    return [Lesion("Calcification", slices, change.astype(np.float32), None, _side(anatomy, place), _share(reach, 11, 18))]
+    return [
+        Lesion("Calcification", slices, change.astype(np.float32), None, _side(anatomy, place), _share(reach, 11, 18))
+    ]
 
 
 def other_lesion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
@@ -210,7 +212,9 @@ def other_lesion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -
     place = _place(anatomy, rng, anatomy.point_depth > 0.55 * radius)
     side = _side(anatomy, place)
     slices, distance = _ellipsoid(anatomy, place, radius * rng.uniform(0.9, 1.1, 3), reach=1.4)
-    distance = radius * (distance + (0.06 if is_cavity else 0.03) * smooth_noise(distance.shape, 18 / anatomy.spacing, rng))
+    distance = radius * (
+        distance + (0.06 if is_cavity else 0.03) * smooth_noise(distance.shape, 18 / anatomy.spacing, rng)
+    )
     near = ndimage.binary_dilation(anatomy.lung(side, slices), iterations=max(1, int(3 / anatomy.spacing)))
     near = near & (soft[slices] < 0.95)
     part = soft[slices]

@@ -18,7 +18,7 @@ SOURCE_DISTANCE = 1800.0  # mm from X-ray tube to detector, the usual distance o
 AIR_GAP = 30.0  # mm between chest and detector
 WATER = 0.0192  # absorbed per mm of water at the mean energy of a 120 kVp chest beam
 FULL_SCALE = 4095  # 12 bits
-MIDDLE = 0.40  # steepest place of the tone curve: lungs come out dark grey, not black, so that shadows in them show
+MIDDLE = 0.37  # steepest place of the tone curve: lungs come out dark grey, not black, so that shadows in them show
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Geometry:
         # The CT was taken lying down; a standing chest is taller.
         scale = np.array([1.0, 1.12, 1.0]) * np.exp(0.04 * normal[0:3] + 0.03 * normal[3])
         pitch, yaw, roll = np.deg2rad([pose.pitch, pose.yaw, pose.roll])
-        squeeze = 0.23 + spread * rng.uniform(-0.04, 0.04)  # by which the heart is narrower than in the CT
+        squeeze = 0.25 + spread * rng.uniform(-0.04, 0.04)  # by which the heart is narrower than in the CT
 
         extent = np.array(anatomy.shape) * anatomy.spacing
         heart_middle = [
@@ -305,7 +305,9 @@ def expose(
             soft = soft + ndimage.gaussian_filter(shadow, size * 0.012, truncate=2.5) * body
     absorbed = WATER * (soft + 1.35 * x.bone * bone)
     if x.marker:
-        absorbed[_side_marker(size, x.marker_left, x.marker_top)] += 2.2  # a lead letter L at the patient's left shoulder
+        absorbed[_side_marker(size, x.marker_left, x.marker_top)] += (
+            2.2  # a lead letter L at the patient's left shoulder
+        )
     beam = np.exp(-absorbed).astype(np.float32)
     beam = beam + 0.5 * x.scatter * _wide_blur(beam, size * 0.06) + 0.002
     beam = (rng.poisson(beam * x.photons) / x.photons).astype(np.float32)
