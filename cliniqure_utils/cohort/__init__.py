@@ -254,7 +254,7 @@ def _assemble(data_dir: Path, n_patients: int, layout: str) -> None:
 
 
 def _image_labels(readers: pd.DataFrame) -> pd.DataFrame:
-    """PhysioNet's labels of whole films, a row per film and reader: 22 local names, and six about the film as a whole."""
+    """PhysioNet's labels of whole films, a row per film and reader: 22 local names, and six about the whole film."""
     found = readers[["image_id", "rad_id"]].drop_duplicates().set_index(["image_id", "rad_id"])
     named = readers.groupby(["image_id", "rad_id"], sort=False).class_name.agg(set).reindex(found.index)
     for name in vindr.PHYSIONET_TO_KAGGLE:

@@ -12,7 +12,7 @@ from cliniqure_utils import readers, vindr
 from cliniqure_utils.cohort.plan import measure_company, target_shares, vindr_annotations
 from cliniqure_utils.vindr import FINDINGS
 
-# VinDr-CXR's annotation file has no image sizes. The middle one of the three films whose size the paper prints (table 2).
+# VinDr-CXR's annotation file has no image sizes. This is the middle one of the three that the paper prints (table 2).
 NOMINAL_FILM = (2336, 2836)
 
 
@@ -41,10 +41,10 @@ def prevalence_table(data_dir: str | Path) -> pd.DataFrame:
 def compare_with_vindr(data_dir: str | Path) -> pd.DataFrame:
     """One table of a cohort and VinDr-CXR, index quantity, columns VinDr-CXR and cohort.
 
-    Prevalences are shares of films on which any reader names the finding; agreement is the mean over pairs of R8, R9 and
-    R10 (`readers.reader_ceiling`). Box areas are shares of the film: VinDr-CXR's of a nominal film of 2336 x 2836 pixels,
-    since its file holds no sizes; the cohort's films are cropped closer to the lungs, which makes its shares about twice
-    as large for the same thing.
+    Prevalences are shares of films on which any reader names the finding; agreement is the mean over pairs of R8, R9
+    and R10 (`readers.reader_ceiling`). Box areas are shares of the film: VinDr-CXR's of a nominal film of 2336 x 2836
+    pixels, since its file holds no sizes; the cohort's films are cropped closer to the lungs, which makes its shares
+    about twice as large for the same thing.
     """
     data_dir = Path(data_dir)
     _, drawn, n_films = _tables(data_dir)

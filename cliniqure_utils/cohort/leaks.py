@@ -44,7 +44,8 @@ def leak_test(
 ) -> pd.DataFrame:
     """Cross-validate a classifier of each label on nuisances alone, against the same with labels shuffled.
 
-    The classifier is ridge regression on all columns, their squares and products with `inverted`; its scores are ranked.
+    The classifier is ridge regression on all columns, their squares and products with `inverted`; its scores are
+    ranked.
 
     Args:
         nuisances: One row per film, as `draw_nuisances` returns them.

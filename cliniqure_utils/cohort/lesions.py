@@ -30,8 +30,8 @@ class Lesion:
         outline: float32 on `slices`: what a reader outlines, where that is not simply the changed tissue.
         side: "left", "right" or "midline", as the patient's side.
         extent: How big, in words of its kind: mm for a nodule, 0 to 1 (small to large) for the others.
-        kind: What it is more closely, where a finding has several looks: of "Other lesion" the name in PhysioNet's finer
-            vocabulary ("Lung cavity", "Lung cyst"), of pleural thickening "apical" or "lateral".
+        kind: What it is more closely, where a finding has several looks: of "Other lesion" the name in PhysioNet's
+            finer vocabulary ("Lung cavity", "Lung cyst"), of pleural thickening "apical" or "lateral".
     """
 
     finding: str

@@ -1,9 +1,9 @@
 """Who has what: how often and together with what each finding is planned, measured on VinDr-CXR when it is needed.
 
-Two things come from the packaged annotations, and no row of them is kept: how often any reader names a finding on a film,
-and which findings one reader names together. The cohort holds each finding in proportion to the square root of its rate
-there, since at VinDr's own rates 600 patients would hold four pneumothoraces; which findings keep company stays as it is
-there, by exponential tilting: of all tables with the wanted rates, the one closest to VinDr's.
+Two things come from the packaged annotations, and no row of them is kept: how often any reader names a finding on a
+film, and which findings one reader names together. The cohort holds each finding in proportion to the square root of
+its rate there, since at VinDr's own rates 600 patients would hold four pneumothoraces; which findings keep company
+stays as it is there, by exponential tilting: of all tables with the wanted rates, the one closest to VinDr's.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ NORMAL_SHARE = 0.38  # films planned without a finding; VinDr-CXR .71, with too 
 SCALE = 0.46  # planned share of films with a finding = SCALE * sqrt(its rate in VinDr-CXR) ...
 LEAST_SHARE = 0.072  # ... but at least this: 43 of 600, of which a fifth, the test split, are more than 7
 MOST_FINDINGS = 6  # on one film
-FOLLOW_UP_EVERY = 40  # one patient in so many has a second film
+FOLLOW_UP_EVERY, FOLLOW_UP_FIRST = 40, 5  # patients 5, 45, 85 ... have a second film, whatever is wrong with them
 CHRONIC = frozenset(
     {
         "Aortic enlargement", "Calcification", "Cardiomegaly", "ILD", "Nodule/Mass", "Other lesion",
@@ -153,5 +153,5 @@ def plan_visits(seed: int, index: int) -> list[list[str]]:
 
 
 def has_follow_up(index: int) -> bool:
-    """Whether a patient has a second film: every fortieth, whatever is wrong with them."""
-    return index % FOLLOW_UP_EVERY == FOLLOW_UP_EVERY // 2
+    """Whether a patient has a second film."""
+    return index % FOLLOW_UP_EVERY == FOLLOW_UP_FIRST

@@ -227,8 +227,8 @@ class Exposure:
     Attributes:
         bone: How much more bone absorbs than its density says (the beam's energy).
         habitus: mm of soft tissue in front of everything.
-        breast_thickness, breast_width, breast_aspect, breast_height, breast_right, breast_left: The shadow of breasts, in
-            mm and parts of the film; used where there are some.
+        breast_thickness, breast_width, breast_aspect, breast_height, breast_right, breast_left: The shadow of breasts,
+            in mm and parts of the film; used where there are some.
         scatter: Share of scattered radiation.
         photons: Per pixel in air: fewer are noisier.
         detail, contrast, gamma: The machine's image processing.

@@ -1,10 +1,11 @@
 """Three simulated readers who disagree as VinDr-CXR's readers do.
 
 What they get wrong, and how often, is measured on the real readers' packaged annotations when it is needed (`measure`)
-and never stored. The real films have no truth beside their readers; here the truth is what was simulated, and the model
-says: a finding is there, and one, two or all three readers name it, with the shares of the real ones. So the readers
-disagree as much as people while together they miss little. A reader who does not name a finding may draw its place under
-the name of a look-alike. Boxes are drawn with the spread of the real ones; some outline only the core, or far too much.
+and never stored. The real films have no truth beside their readers; here the truth is what was simulated, and the
+model says: a finding is there, and one, two or all three readers name it, with the shares of the real ones. So the
+readers disagree as much as people while together they miss little. A reader who does not name a finding may draw its
+place under the name of a look-alike. Boxes are drawn with the spread of the real ones; some outline only the core, or
+far too much.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from cliniqure_utils.vindr import BOX, FINDINGS
 
 READERS = ("R8", "R9", "R10")  # the trio that read most of VinDr-CXR's films
 SAME_PLACE = 0.5  # IoU from which two boxes of different names are one thing called two names
-NEAR, MATCH = 0.1, 0.4  # IoU from which boxes of one name mean the same thing; and from which they agree
+NEAR, MATCH = 0.1, 0.4  # IoU from which boxes of one name mean the same thing, and from which they agree
+SWAPPED_WEIGHT = 0.25  # ours: with it, and the chances below, the simulated readers agree as the real ones do
 
 MISSED_BY_ALL = 0.02  # share of findings that nobody names: ours, since the real share cannot be known
 SECOND_BOX = 0.85  # chance that a reader who has drawn one box of a finding draws another part of it too; ours
@@ -33,8 +35,9 @@ class ReaderModel:
     """How three readers err, per finding in class-id order.
 
     Attributes:
-        seen: (14, 3) of the findings that anyone names, the share named by one, two and three of the readers. Names that
-            only one reader gives to what another calls something else at the same place count half.
+        seen: (14, 3) of the findings that anyone names, the share named by one, two and three of the readers. A name
+            that one reader alone gives to what another calls something else at the same place counts a quarter: such
+            names come back through `confused`.
         confused: (14, 14) chance that a reader who does not name the row's finding draws it as the column's.
         jitter: (14,) spread of one edge, as a share of the box's side.
         loose: (14,) chance that a box is drawn so far off that it no longer matches.
@@ -84,7 +87,7 @@ def measure(annotations: pd.DataFrame, readers: tuple[str, str, str] = READERS) 
     table = pd.DataFrame({"film": film, "finding": finding, "reader": reader, "swapped": False})
     table.loc[one[swapped], "swapped"] = True
     per_label = table.groupby(["film", "finding"]).agg(n=("reader", "nunique"), swapped=("swapped", "any"))
-    weight = np.where((per_label.n == 1) & per_label.swapped, 0.25, 1.0)
+    weight = np.where((per_label.n == 1) & per_label.swapped, SWAPPED_WEIGHT, 1.0)
     seen = np.zeros((len(FINDINGS), len(readers)))
     np.add.at(seen, (per_label.index.get_level_values("finding"), per_label.n.to_numpy() - 1), weight)
 
@@ -123,10 +126,10 @@ def annotate(truth: list[dict], size: int, rng: np.random.Generator, model: Read
         model: How they err.
 
     Returns:
-        Rows class_name, class_id, local_name (PhysioNet's finer name), rad_id, x_min, y_min, x_max, y_max (whole pixels).
-        As in VinDr-CXR each reader has a row on every film, and a film never mixes "No finding" with findings: where any
-        reader drew a box, those who found nothing look again and draw what is plainest; where none did, each has one "No
-        finding" row without coordinates (None).
+        Rows class_name, class_id, local_name (PhysioNet's finer name), rad_id, x_min, y_min, x_max, y_max (whole
+        pixels). As in VinDr-CXR each reader has a row on every film, and a film never mixes "No finding" with findings:
+        where any reader drew a box, those who found nothing look again and draw what is plainest; where none did, each
+        has one "No finding" row without coordinates (None).
     """
     drawn: dict[str, list[dict]] = {reader: [] for reader in READERS}
     groups: dict[int, list[dict]] = {}

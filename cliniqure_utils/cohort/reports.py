@@ -222,8 +222,8 @@ LUNGS_CLEAR = (
     "Clear lungs on both sides.",
 )
 LUNGS = (
-    "Atelectasis", "Calcification", "Consolidation", "ILD", "Infiltration", "Lung Opacity", "Nodule/Mass", "Other lesion",
-    "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary fibrosis",
+    "Atelectasis", "Calcification", "Consolidation", "ILD", "Infiltration", "Lung Opacity", "Nodule/Mass",
+    "Other lesion", "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary fibrosis",
 )  # fmt: skip
 # Finding -> what a report calls it when it says that it is not there, and how often it says so.
 DENIED = {
@@ -302,7 +302,8 @@ def write_report(findings: list[dict], rng: np.random.Generator) -> dict[str, st
     """Findings and impression of one film.
 
     Args:
-        findings: True boxes as `film.Film.findings` holds them (class_name, side, zone, extent, kind). Empty: a normal film.
+        findings: True boxes as `film.Film.findings` holds them (class_name, side, zone, extent, kind). Empty: a normal
+            film.
         rng: Generator of this film's report.
 
     Returns:
@@ -352,7 +353,8 @@ def clinical_context(
 ) -> dict:
     """age_years, sex, indication, symptoms (comma-separated, empty for some) that fit the findings.
 
-    Normal films get vague symptoms or none; so do a tenth of the abnormal ones, whose finding is a chance find. A second film of a patient is indicated as a follow-up.
+    Normal films get vague symptoms or none; so do a tenth of the abnormal ones, whose finding is a chance find. A
+    second film of a patient is indicated as a follow-up.
     """
     pool = [symptom for name in sorted({f["class_name"] for f in findings}) for symptom in SYMPTOMS[name]]
     draws = rng.random(3)
