@@ -16,19 +16,23 @@ import pandas as pd
 
 from cliniqure_utils import vindr
 from cliniqure_utils.cohort.anatomy import Anatomy, ensure_anatomy
+from cliniqure_utils.cohort.compare import compare_with_vindr, prevalence_table
+from cliniqure_utils.cohort.leaks import draw_nuisances, leak_test
+from cliniqure_utils.cohort.plan import has_follow_up, plan_patient, plan_visits
 from cliniqure_utils.runs import write_json, write_jsonl, write_table
 
-VERSION = 3  # raise when a change alters the films or the tables
-SIMULATED_FINDINGS = tuple(
-    name for name in vindr.FINDINGS if name not in ("Calcification", "Other lesion", "Pleural thickening")
-)
-NORMAL_SHARE = 0.37  # films planned without a finding; VinDr-CXR: .71, with too few of each finding in a small cohort
-N_FINDINGS = ((1, 2, 3, 4), (0.28, 0.36, 0.24, 0.12))  # findings of an abnormal film and their probabilities
-TABLES = ("train.csv", "truth.csv", "clinical.csv", "reports.jsonl")
+VERSION = 4  # raise when a change alters the films or the tables
+SIMULATED_FINDINGS = vindr.FINDINGS
+LAYOUTS = {  # layout -> file with the readers' boxes
+    "kaggle": "train.csv",
+    "physionet": "annotations/annotations_train.csv",
+}
+TABLES = ("truth.csv", "clinical.csv", "reports.jsonl")
 BATCH = 5  # patients that a worker takes at a time
 
 __all__ = [
-    "SIMULATED_FINDINGS", "Anatomy", "CohortError", "ensure_anatomy", "ensure_cohort", "image_id_of", "plan_patient",
+    "SIMULATED_FINDINGS", "Anatomy", "CohortError", "compare_with_vindr", "draw_nuisances", "ensure_anatomy",
+    "ensure_cohort", "image_id_of", "image_ids", "leak_test", "plan_patient", "plan_visits", "prevalence_table",
 ]  # fmt: skip
 
 
@@ -43,6 +47,7 @@ def ensure_cohort(
     seed: int = 2024,
     n_jobs: int = -1,
     anatomy_dir: str | Path | None = None,
+    layout: str = "kaggle",
 ) -> dict:
     """Make the cohort below `data_dir` unless it is already there with these settings.
 
@@ -53,64 +58,64 @@ def ensure_cohort(
 
     Args:
         data_dir: Folder of the cohort; made when missing.
-        n_patients: Patients, one film each.
-        size: Side of the films in pixels.
+        n_patients: Patients: one film each, and a second one of every fortieth.
+        size: Side of the films in pixels; 320 for the demo, up to 1024 or so.
         seed: Seed of the cohort (not of the run that uses it).
         n_jobs: Worker processes; -1 for one per core.
         anatomy_dir: Where the cleaned CT is cached; default data_dir/anatomy.
+        layout: "kaggle", or "physionet": annotations/annotations_train.csv with the finer names of PhysioNet's release,
+            and annotations/image_labels_train.csv, in place of train.csv.
 
     Returns:
         The settings, as cohort.json holds them.
 
     Raises:
-        CohortError: The folder holds films or a train.csv that are not ours: real data is never touched.
+        CohortError: The folder holds films or annotations that are not ours (real data is never touched), or an unknown
+            layout.
     """
     from filelock import FileLock
 
+    if layout not in LAYOUTS:
+        raise CohortError(f"layout must be one of {', '.join(LAYOUTS)}, found {layout!r}")
     data_dir = Path(data_dir)
     _refuse_real_data(data_dir)
     data_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(data_dir / ".cohort.lock"):
         settings = {
-            "version": VERSION, "n_patients": n_patients, "size": size, "seed": seed,
+            "version": VERSION, "n_patients": n_patients, "size": size, "seed": seed, "layout": layout,
             "findings": list(SIMULATED_FINDINGS),
         }  # fmt: skip
         made = _read_json(data_dir / "cohort.json")
         # A finished cohort stays as it is where the CT has meanwhile gone, or come.
         complete = bool(made) and {k: v for k, v in made.items() if k != "anatomy"} == settings
-        complete = complete and all((data_dir / name).is_file() for name in TABLES)
+        complete = complete and all((data_dir / name).is_file() for name in (*TABLES, LAYOUTS[layout]))
         films = data_dir / "train"
-        if complete and all((films / f"{image_id_of(seed, i)}.dicom").is_file() for i in range(n_patients)):
+        if complete and all((films / f"{i}.dicom").is_file() for i in image_ids(seed, n_patients)):
             return made
         anatomy_path = ensure_anatomy(anatomy_dir if anatomy_dir is not None else data_dir / "anatomy")
         settings["anatomy"] = anatomy_path.stem
         return _make(data_dir, anatomy_path, settings, n_jobs, only_missing_films=complete and made == settings)
 
 
-def image_id_of(seed: int, index: int) -> str:
-    """32 hexadecimal characters, as VinDr-CXR's ids."""
-    return hashlib.sha256(f"cliniqure cohort {seed} {index}".encode()).hexdigest()[:32]
+def image_id_of(seed: int, index: int, visit: int = 0) -> str:
+    """32 hexadecimal characters, as VinDr-CXR's ids; visit 1 is the second film of a patient who has two."""
+    later = f" {visit}" if visit else ""
+    return hashlib.sha256(f"cliniqure cohort {seed} {index}{later}".encode()).hexdigest()[:32]
 
 
-def plan_patient(seed: int, index: int) -> tuple[list[str], int, str]:
-    """What a patient's film shall show, in class-id order, and age in years and sex ("F", "M").
+def image_ids(seed: int, n_patients: int) -> list[str]:
+    """Ids of all films of a cohort, patient by patient."""
+    return [i for index in range(n_patients) for i in _ids_of_patient(seed, index)]
 
-    Films are normal with the probability NORMAL_SHARE; else all findings are equally likely. Which of the planned
-    findings can be seen, and whether heart or aorta measure as large without a plan, is decided by the simulation.
-    """
-    # A generator for each purpose: what a film looks like otherwise never depends on its findings.
-    plan, person = np.random.default_rng([seed, index, 10]), np.random.default_rng([seed, index, 11])
-    normal, count = plan.random() < NORMAL_SHARE, plan.choice(N_FINDINGS[0], p=N_FINDINGS[1])
-    chosen = set(plan.choice(SIMULATED_FINDINGS, count, replace=False))
-    findings = [] if normal else [name for name in SIMULATED_FINDINGS if name in chosen]
-    age, sex = int(np.clip(person.normal(54, 16), 18, 90)), "F" if person.random() < 0.45 else "M"
-    return findings, age, sex
+
+def _ids_of_patient(seed: int, index: int) -> list[str]:
+    return [image_id_of(seed, index, visit) for visit in range(1 + has_follow_up(index))]
 
 
 def _refuse_real_data(data_dir: Path) -> None:
     """Raise where a folder holds annotations or films without a mark of ours."""
     ours = (data_dir / "cohort.json").is_file() or (data_dir / "parts" / "settings.json").is_file()
-    for name in ("train.csv", "train"):
+    for name in (*LAYOUTS.values(), "train"):
         if (data_dir / name).exists() and not ours:
             raise CohortError(
                 f"{data_dir} holds {name} but no cohort.json: it looks like real data and is left alone; "
@@ -123,6 +128,8 @@ def _make(data_dir: Path, anatomy_path: Path, settings: dict, n_jobs: int, only_
     from joblib import Parallel, cpu_count, delayed
     from tqdm.auto import tqdm
 
+    from cliniqure_utils.cohort.readers import measure_vindr
+
     films, parts, mark = data_dir / "train", data_dir / "parts", data_dir / "cohort.json"
     n_patients, size, seed = settings["n_patients"], settings["size"], settings["seed"]
     if _read_json(parts / "settings.json") != settings:
@@ -131,22 +138,27 @@ def _make(data_dir: Path, anatomy_path: Path, settings: dict, n_jobs: int, only_
         if not only_missing_films:
             shutil.rmtree(films, ignore_errors=True)
     films.mkdir(exist_ok=True)
-    if only_missing_films:
-        missing = [i for i in range(n_patients) if not (films / f"{image_id_of(seed, i)}.dicom").is_file()]
-    else:
+    if not only_missing_films:
         mark.unlink(missing_ok=True)
-        missing = [i for i in range(n_patients) if not _finished(data_dir, i, seed)]
+
+    def is_finished(index: int) -> bool:
+        has_films = all((films / f"{i}.dicom").is_file() for i in _ids_of_patient(seed, index))
+        return has_films and (only_missing_films or (parts / f"{index:05d}.json").is_file())
+
+    missing = [i for i in range(n_patients) if not is_finished(i)]
+    plans = {i: (plan_visits(seed, i), *plan_patient(seed, i)[1:]) for i in missing}
+    model = measure_vindr()  # measured once, here, not once per worker
 
     workers = min(cpu_count() if n_jobs < 0 else max(1, n_jobs), max(1, len(missing)))
-    batches = [missing[k : k + BATCH] for k in range(0, len(missing), BATCH)]
+    batches = [{i: plans[i] for i in missing[k : k + BATCH]} for k in range(0, len(missing), BATCH)]
     work = Parallel(n_jobs=workers, return_as="generator_unordered")(
-        delayed(_simulate_patients)(str(data_dir), str(anatomy_path), batch, seed, size) for batch in batches
+        delayed(_simulate_patients)(str(data_dir), str(anatomy_path), batch, seed, size, model) for batch in batches
     )
-    with tqdm(total=n_patients, initial=n_patients - len(missing), desc="simulating films", unit="film") as bar:
+    with tqdm(total=n_patients, initial=n_patients - len(missing), desc="simulating films", unit="patient") as bar:
         for done in work:
             bar.update(done)
     if not only_missing_films:
-        _assemble(data_dir, n_patients)
+        _assemble(data_dir, n_patients, settings["layout"])
         write_json(mark, settings)
     shutil.rmtree(parts)
     return settings
@@ -160,67 +172,98 @@ def _read_json(path: Path) -> dict | None:
         return None
 
 
-def _finished(data_dir: Path, index: int, seed: int) -> bool:
-    film = data_dir / "train" / f"{image_id_of(seed, index)}.dicom"
-    return (data_dir / "parts" / f"{index:05d}.json").is_file() and film.is_file()
-
-
 @lru_cache(maxsize=1)
 def _load_anatomy(path: str) -> Anatomy:
     return Anatomy.load(path)
 
 
-def _simulate_patients(data_dir: str, anatomy_path: str, indices: list[int], seed: int, size: int) -> int:
+def _simulate_patients(data_dir: str, anatomy_path: str, plans: dict[int, tuple], seed: int, size: int, model) -> int:
     """Worker: simulate and write some patients; returns their number."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one thread per process, else they fight for the cores
     try:
-        for index in indices:
-            _simulate_patient(Path(data_dir), _load_anatomy(anatomy_path), index, seed, size)
+        for index, plan in plans.items():
+            _simulate_patient(Path(data_dir), _load_anatomy(anatomy_path), index, plan, seed, size, model)
     finally:
         torch.set_num_threads(threads)
-    return len(indices)
+    return len(plans)
 
 
-def _simulate_patient(data_dir: Path, anatomy: Anatomy, index: int, seed: int, size: int) -> None:
-    from cliniqure_utils.cohort.files import write_film
+def _simulate_patient(data_dir: Path, anatomy: Anatomy, index: int, plan: tuple, seed: int, size: int, model) -> None:
+    """Simulate and write one patient's films; `plan`: findings of each visit, age, sex."""
+    from cliniqure_utils.cohort.files import draw_header, write_film
     from cliniqure_utils.cohort.film import simulate
     from cliniqure_utils.cohort.readers import annotate
     from cliniqure_utils.cohort.reports import clinical_context, write_report
 
-    findings, age, sex = plan_patient(seed, index)
-    header, reading, writing, clinic = (np.random.default_rng([seed, index, purpose]) for purpose in (12, 13, 14, 15))
-    film = simulate(anatomy, findings, [seed, index], size, breasts=sex == "F")
-    image_id = image_id_of(seed, index)
-    path = data_dir / "train" / f"{image_id}.dicom"
-    write_film(path, film.pixels, image_id, age, sex, film.measures["pixel_mm"], header)
+    visits, age, sex = plan
     nothing = {"class_name": vindr.NO_FINDING, **dict.fromkeys((*vindr.BOX, "side", "zone"))}
-    part = {
-        "image_id": image_id,
-        "truth": film.findings or [nothing],
-        "readers": annotate(film.findings, size, reading),
-        "clinical": clinical_context(film.findings, age, sex, clinic),
-        "report": write_report(film.findings, writing),
-    }
+    part = []
+    for visit, findings in enumerate(visits):
+        reading, writing, clinic = (np.random.default_rng([seed, index, purpose, visit]) for purpose in (13, 14, 15))
+        film = simulate(anatomy, findings, [seed, index], size, breasts=sex == "F", visit=visit)
+        image_id = image_id_of(seed, index, visit)
+        path = data_dir / "train" / f"{image_id}.dicom"
+        write_film(
+            path, film.pixels, image_id, age, sex, film.measures["pixel_mm"], draw_header(seed, index, visit),
+            patient=image_id_of(seed, index),
+        )  # fmt: skip
+        part.append(
+            {
+                "image_id": image_id,
+                "truth": film.findings or [nothing],
+                "readers": annotate(film.findings, size, reading, model),
+                "clinical": clinical_context(film.findings, age, sex, clinic, is_follow_up=visit > 0),
+                "report": write_report(film.findings, writing),
+            }
+        )
     write_json(data_dir / "parts" / f"{index:05d}.json", part)
 
 
-def _assemble(data_dir: Path, n_patients: int) -> None:
+def _assemble(data_dir: Path, n_patients: int, layout: str) -> None:
     """Join the patients' parts into the tables of the cohort."""
     parts = [
-        json.loads((data_dir / "parts" / f"{index:05d}.json").read_text(encoding="utf-8"))
+        film
         for index in range(n_patients)
+        for film in json.loads((data_dir / "parts" / f"{index:05d}.json").read_text(encoding="utf-8"))
     ]
     ids = {name: i for i, name in enumerate((*vindr.FINDINGS, vindr.NO_FINDING))}
-    for name, key, columns in (
-        ("train.csv", "readers", ["image_id", "class_name", "class_id", "rad_id", *vindr.BOX]),
-        ("truth.csv", "truth", ["image_id", "class_name", "class_id", *vindr.BOX, "side", "zone"]),
-    ):
-        table = pd.DataFrame([{"image_id": p["image_id"], **row} for p in parts for row in p[key]])
-        table["class_id"] = table.class_name.map(ids)
-        table[vindr.BOX] = table[vindr.BOX].astype("Int64")
-        write_table(data_dir / name, table[columns])
+
+    def table(key: str) -> pd.DataFrame:
+        rows = pd.DataFrame([{"image_id": p["image_id"], **row} for p in parts for row in p[key]])
+        rows["class_id"] = rows.class_name.map(ids)
+        rows[vindr.BOX] = rows[vindr.BOX].astype("Int64")
+        return rows
+
+    readers = table("readers")
+    (data_dir / LAYOUTS[layout]).parent.mkdir(exist_ok=True)
+    if layout == "kaggle":
+        columns = ["image_id", "class_name", "class_id", "rad_id", *vindr.BOX]
+    else:
+        readers["class_name"] = readers.local_name
+        columns = ["image_id", "rad_id", "class_name", *vindr.BOX]
+        write_table(data_dir / "annotations" / "image_labels_train.csv", _image_labels(readers))
+    write_table(data_dir / LAYOUTS[layout], readers[columns])
+    write_table(
+        data_dir / "truth.csv", table("truth")[["image_id", "class_name", "class_id", *vindr.BOX, "side", "zone"]]
+    )
     write_table(data_dir / "clinical.csv", pd.DataFrame([{"image_id": p["image_id"], **p["clinical"]} for p in parts]))
     write_jsonl(data_dir / "reports.jsonl", [{"image_id": p["image_id"], **p["report"]} for p in parts])
+
+
+def _image_labels(readers: pd.DataFrame) -> pd.DataFrame:
+    """PhysioNet's labels of whole films, a row per film and reader: 22 local names, and six about the whole film."""
+    found = readers[["image_id", "rad_id"]].drop_duplicates().set_index(["image_id", "rad_id"])
+    named = readers.groupby(["image_id", "rad_id"], sort=False).class_name.agg(set).reindex(found.index)
+    for name in vindr.PHYSIONET_TO_KAGGLE:
+        found[name] = [int(name in names) for names in named]
+    # What a reader makes of it: a rough rule of ours, only so that the columns are not empty.
+    found["COPD"] = found["Lung cyst"]
+    found["Lung tumor"] = found["Nodule/Mass"]
+    found["Pneumonia"] = found[["Consolidation", "Infiltration"]].max(axis=1)
+    found["Tuberculosis"] = found["Lung cavity"]
+    found["Other diseases"] = found[["Pleural effusion", "Pneumothorax", "ILD", "Cardiomegaly"]].max(axis=1)
+    found[vindr.NO_FINDING] = [int(vindr.NO_FINDING in names) for names in named]
+    return found.reset_index()

@@ -7,29 +7,34 @@ from scipy import ndimage
 
 from cliniqure_utils.cohort import lesions as shapes
 from cliniqure_utils.cohort.anatomy import Anatomy
-from cliniqure_utils.cohort.projection import Geometry, PartialProjection, expose
+from cliniqure_utils.cohort.projection import Exposure, Geometry, PartialProjection, Pose, expose
 from cliniqure_utils.vindr import FINDINGS
 
-CARDIOTHORACIC_LIMIT = (
-    0.52  # heart width over chest width; .50 is usual, but would take this body's larger healthy hearts too
-)
-ARCH_LIMIT = 60.0  # mm across the projected arch; ours, between the two groups that the simulation makes
+CARDIOTHORACIC_LIMIT = 0.50  # heart width over chest width, the usual one
+ARCH_LIMIT = 58.0  # mm across the projected arch; ours, between the two groups that the simulation makes
 
 # Growth in mm, drawn for every patient; the film is labelled by what is measured after projection.
 HEART_GROWTH, LARGE_HEART_GROWTH = (0.0, 4.0), (17.0, 30.0)
-ARCH_GROWTH, LARGE_ARCH_GROWTH = (0.0, 2.0), (12.0, 17.0)
+ARCH_GROWTH, LARGE_ARCH_GROWTH = (0.0, 2.0), (12.5, 17.5)
 
 # A lesion is labelled when a reader can see it: mm of water at its darkest, mm^2 of shadow, and the share of the
 # shadow that lies in the lung field (not behind the heart or the diaphragm).
 LEAST_SHADOW, LEAST_AREA = 4.0, 90.0
-LEAST_SHARE = {"Pleural effusion": 0.12, "ILD": 0.2, "Pneumothorax": 0.2}
-LEAST_SHARE_OTHER = 0.4
+LEAST_SHARE = {
+    "Pleural effusion": 0.12,
+    "ILD": 0.2,
+    "Pneumothorax": 0.2,
+    "Pleural thickening": 0.3,
+    "Lung Opacity": 0.65,
+}
+LEAST_SHARE_OTHER = 0.55
 EDGE = 0.18  # a box ends where the shadow falls below this share of its peak
 BRIDGED = {"ILD": 8.0, "Pulmonary fibrosis": 8.0, "Infiltration": 8.0}  # mm of gap that still count as one lesion
 BRIDGED_OTHER = 2.0
-BEYOND_FIELD = {"Pleural effusion": 25.0}  # mm that a box may leave the lung field: fluid fills its lower corner
+# mm that a box may leave the lung field: fluid fills its lower corner, thick pleura lies on its border.
+BEYOND_FIELD = {"Pleural effusion": 25.0, "Pleural thickening": 14.0}
 BEYOND_FIELD_OTHER = 5.0
-TRIES = 4  # where chance hides a lesion, another place is tried
+TRIES = 6  # where chance hides a lesion, another place is tried
 
 
 @dataclass
@@ -41,7 +46,7 @@ class Film:
         findings: One dict per box: class_name, x_min, y_min, x_max, y_max (whole pixels of the film, origin at the top
             left), side ("left", "right", "midline": the patient's, whose left is the right of the image), zone
             ("upper", "mid", "lower"), extent (0 small to 1 large; a nodule's diameter and the growth of heart and
-            arch in mm). Empty on a normal film. Sorted by class id and box.
+            arch in mm), kind (what it is more closely, or ""). Empty on a normal film. Sorted by class id and box.
         measures: cardiothoracic_ratio, arch_width_mm, pixel_mm (spacing at the detector).
         hidden: Findings that were placed but that nobody could see; not labelled.
     """
@@ -60,6 +65,7 @@ def simulate(
     n_grid: int | None = None,
     breasts: bool = False,
     vary: bool = True,
+    visit: int = 0,
 ) -> Film:
     """Simulate one film.
 
@@ -73,6 +79,7 @@ def simulate(
         n_grid: Detector samples per side; default 0.6 of the size, since the body holds no detail below 1.5 mm.
         breasts: Add the shadow of breasts.
         vary: False gives a plain patient and exposure.
+        visit: Another number is another day: the same body and the same lesions in another pose and exposure.
 
     Raises:
         ValueError: A finding cannot be simulated.
@@ -81,7 +88,8 @@ def simulate(
     if unknown:
         raise ValueError(f"cannot simulate {', '.join(sorted(unknown))}; see cohort.SIMULATED_FINDINGS")
     n_grid = n_grid or max(48, int(0.6 * size))
-    geometry = Geometry(anatomy, np.random.default_rng([*seed, 0]), n_grid, vary)
+    pose, exposure = draw_day(seed, visit, vary)
+    geometry = Geometry(anatomy, np.random.default_rng([*seed, 0]), pose, n_grid, vary)
     soft, bone = geometry.project(anatomy.projected)
     body = anatomy.soft.copy()  # the body with the lesions so far
     to_film = size / n_grid
@@ -128,7 +136,7 @@ def simulate(
                 zone = anatomy.lung_zone(_middle_height(lesion), lesion.side)
                 boxes.append(_row(lesion, box, zone, to_film, size))
 
-    pixels = expose(soft, bone, size, np.random.default_rng([*seed, 3]), breasts, vary)
+    pixels = expose(soft, bone, size, exposure, np.random.default_rng([*seed, 5, visit]), breasts)
     boxes = sorted(_merge_same(boxes), key=lambda b: (FINDINGS.index(b["class_name"]), b["x_min"], b["y_min"]))
     measures = {
         "cardiothoracic_ratio": round(float(ratio), 4),
@@ -136,6 +144,14 @@ def simulate(
         "pixel_mm": round(geometry.fov / size, 4),
     }
     return Film(pixels, boxes, measures, hidden)
+
+
+def draw_day(seed: list[int], visit: int = 0, vary: bool = True) -> tuple[Pose, Exposure]:
+    """Pose and exposure of one visit: all that a film shows beside the body and its findings, and no part of them."""
+    return (
+        Pose.draw(np.random.default_rng([*seed, 3, visit]), vary),
+        Exposure.draw(np.random.default_rng([*seed, 4, visit]), vary),
+    )
 
 
 def _either(rng: np.random.Generator, usual: tuple[float, float], large: tuple[float, float], is_large: bool) -> float:
@@ -194,7 +210,8 @@ def _row(lesion: shapes.Lesion, box, zone: str, to_film: float, size: int) -> di
     x_min, y_min = (max(0, int(np.floor(edge * to_film))) for edge in box[:2])
     x_max, y_max = (min(size, int(np.ceil(edge * to_film))) for edge in box[2:])
     place = {"x_min": x_min, "y_min": y_min, "x_max": x_max, "y_max": y_max}
-    return {"class_name": lesion.finding, **place, "side": lesion.side, "zone": zone, "extent": round(lesion.extent, 3)}
+    more = {"side": lesion.side, "zone": zone, "extent": round(lesion.extent, 3), "kind": lesion.kind}
+    return {"class_name": lesion.finding, **place, **more}
 
 
 def _merge_same(boxes: list[dict]) -> list[dict]:

@@ -30,6 +30,8 @@ class Lesion:
         outline: float32 on `slices`: what a reader outlines, where that is not simply the changed tissue.
         side: "left", "right" or "midline", as the patient's side.
         extent: How big, in words of its kind: mm for a nodule, 0 to 1 (small to large) for the others.
+        kind: What it is more closely, where a finding has several looks: of "Other lesion" the name in PhysioNet's
+            finer vocabulary ("Lung cavity", "Lung cyst"), of pleural thickening "apical" or "lateral".
     """
 
     finding: str
@@ -38,20 +40,21 @@ class Lesion:
     outline: np.ndarray | None
     side: str
     extent: float
+    kind: str = ""
 
 
 def nodule(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
     """One to three round, solid nodules or masses (above 30 mm in diameter)."""
     lesions = []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        radius = rng.uniform(9, 14) if rng.random() < 0.5 else rng.uniform(14, 25)
+        radius = rng.uniform(11, 15) if rng.random() < 0.55 else rng.uniform(15, 24)
         place = _place(anatomy, rng, anatomy.point_depth > max(6.0, 0.5 * radius))
         stretch = rng.uniform(0.88, 1.12, 3)
         slices, distance = _ellipsoid(anatomy, place, radius * stretch, reach=1.4)
         distance = distance + 0.11 * smooth_noise(distance.shape, 7.5 / anatomy.spacing, rng, 2)
         edge = sigmoid((1 - distance) * 14) * (soft[slices] < 0.9)
         lesions.append(
-            Lesion("Nodule/Mass", slices, (1.25 - soft[slices]) * edge, None, _side(anatomy, place), 2 * radius)
+            Lesion("Nodule/Mass", slices, (1.5 - soft[slices]) * edge, None, _side(anatomy, place), 2 * radius)
         )
     return lesions
 
@@ -89,7 +92,7 @@ def opacity(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> lis
     slices, distance = _ellipsoid(anatomy, place, radii, reach=1.5)
     side = _side(anatomy, place)
     weight = np.exp(-((distance / 0.85) ** 4)) * anatomy.lung(side, slices)
-    change = rng.uniform(0.48, 0.65) * np.clip(SOLID - soft[slices], 0, 1) * weight
+    change = rng.uniform(0.58, 0.76) * np.clip(SOLID - soft[slices], 0, 1) * weight
     return [Lesion("Lung Opacity", slices, change, None, side, _share(radii[1:].mean(), 36, 56))]
 
 
@@ -104,14 +107,14 @@ def atelectasis(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) ->
     grids = np.ogrid[slices]
     height = sum((g - c) * n for g, c, n in zip(grids, place, normal, strict=True)) * anatomy.spacing
     height = height + 2.2 * smooth_noise(distance.shape, 24 / anatomy.spacing, rng)
-    thickness = rng.uniform(4.5, 8.0)
+    thickness = rng.uniform(5.2, 8.5)
     bands = np.abs(height)
     if rng.random() < 0.5:
         bands = np.minimum(bands, np.abs(height - rng.uniform(16, 24)))
     taper = thickness * (1.05 - np.clip(distance, 0, 1))
     weight = sigmoid((taper - bands) / 0.9) * sigmoid((1 - distance) * 10) * anatomy.lung(side, slices)
     change = np.clip(SOLID - soft[slices], 0, 1.1) * weight
-    return [Lesion("Atelectasis", slices, change, None, side, _share(thickness, 4.5, 8.0))]
+    return [Lesion("Atelectasis", slices, change, None, side, _share(thickness, 5.2, 8.5))]
 
 
 def effusion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
@@ -122,7 +125,7 @@ def effusion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> li
         lung = anatomy.lung(side, slices)
         rows = np.flatnonzero(lung.any((0, 2)))
         extent = rng.uniform(0, 1)
-        level = rows[-1] - (72 + 70 * extent) / anatomy.spacing
+        level = rows[-1] - (56 + 80 * extent) / anatomy.spacing
         climb = 30 / anatomy.spacing * np.exp(-anatomy.mm("wall", slices) / 9)
         height = np.arange(lung.shape[1], dtype=np.float32)[None, :, None]
         filled = sigmoid((height - (level - climb)) * (anatomy.spacing / 1.8))
@@ -185,6 +188,81 @@ def interstitial(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -
     return lesions
 
 
+def calcification(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+    """A group of small, sharp, very dense grains, as healed granulomas and lymph nodes leave them."""
+    place = _place(anatomy, rng, anatomy.point_depth > 8)
+    reach = rng.uniform(11, 18)
+    slices = anatomy.box_around(place, reach + 8)
+    grids = np.ogrid[slices]
+    change = np.zeros([s.stop - s.start for s in slices], np.float32)
+    for _ in range(rng.integers(4, 9)):
+        centre = place + np.clip(rng.standard_normal(3) * 0.55, -1, 1) * reach / anatomy.spacing
+        radius, density = rng.uniform(3.0, 5.6), rng.uniform(3.4, 4.8)  # lime absorbs far more than its weight of water
+        distance = np.sqrt(sum((g - c) ** 2 for g, c in zip(grids, centre, strict=True))) * anatomy.spacing
+        change = np.maximum(change, density * np.clip((radius - distance) / anatomy.spacing + 0.5, 0, 1))
+    return [
+        Lesion("Calcification", slices, change.astype(np.float32), None, _side(anatomy, place), _share(reach, 11, 18))
+    ]
+
+
+def other_lesion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+    """A ring: a cavity with a thick wall and often a level of fluid, or a cyst, thin-walled and blacker than lung."""
+    is_cavity = rng.random() < 0.6
+    radius, thickness = (rng.uniform(19, 30), rng.uniform(5, 8)) if is_cavity else (rng.uniform(24, 36), 3.4)
+    place = _place(anatomy, rng, anatomy.point_depth > 0.55 * radius)
+    side = _side(anatomy, place)
+    slices, distance = _ellipsoid(anatomy, place, radius * rng.uniform(0.9, 1.1, 3), reach=1.4)
+    distance = radius * (
+        distance + (0.06 if is_cavity else 0.03) * smooth_noise(distance.shape, 18 / anatomy.spacing, rng)
+    )
+    near = ndimage.binary_dilation(anatomy.lung(side, slices), iterations=max(1, int(3 / anatomy.spacing)))
+    near = near & (soft[slices] < 0.95)
+    part = soft[slices]
+    hollow = sigmoid((radius - thickness - distance) / 0.8)
+    ball = sigmoid((radius - distance) / 0.8)
+    filled = hollow * 0
+    if is_cavity and rng.random() < 0.7:  # fluid finds its level
+        down = (np.arange(part.shape[1]) + slices[1].start - place[1])[None, :, None] * anatomy.spacing
+        filled = hollow * sigmoid((down - rng.uniform(0.0, 0.45) * radius) / 0.8)
+    dense = np.clip(ball - hollow + filled, 0, 1)
+    change = (SOLID - part) * dense - 0.97 * part * np.clip(hollow - filled, 0, 1)
+    kind = "Lung cavity" if is_cavity else "Lung cyst"
+    outline = (0.2 * ball * near).astype(np.float32)
+    extent = _share(radius, 19, 34)
+    return [Lesion("Other lesion", slices, (change * near).astype(np.float32), outline, side, extent, kind)]
+
+
+def thickening(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+    """A cap of dense pleura over one or both apices, or a band along the side of the chest wall."""
+    is_cap = rng.random() < 0.6
+    both = rng.random() < 0.35
+    first = str(rng.choice(["left", "right"]))
+    lesions = []
+    for side in ("left", "right") if is_cap and both else (first,):
+        slices = anatomy.lung_box[side]
+        extent = rng.uniform(0, 1)
+        lung = anatomy.lung(side, slices)
+        rows = np.flatnonzero(lung.any((0, 2)))
+        columns = np.flatnonzero(lung.any((0, 1)))
+        down = (np.arange(lung.shape[1], dtype=np.float32) - rows[0])[None, :, None] * anatomy.spacing
+        if is_cap:
+            thickness = 8 + 7 * extent
+            region = sigmoid((24 + 14 * extent - down) / 3)
+        else:
+            thickness = 8 + 6 * extent
+            long = (rows[-1] - rows[0]) * anatomy.spacing
+            middle, half = rng.uniform(0.35, 0.68) * long, 32 + 26 * extent
+            outwards = (np.arange(lung.shape[2], dtype=np.float32) - columns[0]) / max(1, columns[-1] - columns[0])
+            outwards = outwards if side == "left" else 1 - outwards
+            region = sigmoid((half - np.abs(down - middle)) / 4) * sigmoid((outwards - 0.72) * 30)[None, None]
+        thickness = thickness * (1 + 0.22 * smooth_noise(lung.shape, 18 / anatomy.spacing, rng))
+        layer = sigmoid((thickness - anatomy.mm("wall", slices)) / 0.9) * region * _soft_mask(lung)
+        change = np.clip(SOLID + 0.1 - soft[slices], 0, 1.1) * layer
+        kind = "apical" if is_cap else "lateral"
+        lesions.append(Lesion("Pleural thickening", slices, change.astype(np.float32), None, side, extent, kind))
+    return lesions
+
+
 def enlarged_heart(anatomy: Anatomy, soft: np.ndarray, growth: float) -> Lesion:
     """The heart grown by `growth` mm towards the left and half as much towards the right.
 
@@ -231,11 +309,14 @@ MAKERS: dict[str, Callable[[Anatomy, np.ndarray, np.random.Generator], list[Lesi
     "Pneumothorax": pneumothorax,
     "ILD": interstitial,
     "Pulmonary fibrosis": fibrosis,
+    "Other lesion": other_lesion,
     "Lung Opacity": opacity,
     "Infiltration": infiltration,
     "Consolidation": consolidation,
     "Atelectasis": atelectasis,
     "Nodule/Mass": nodule,
+    "Calcification": calcification,
+    "Pleural thickening": thickening,
     "Pleural effusion": effusion,
 }
 

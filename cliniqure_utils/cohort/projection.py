@@ -18,6 +18,7 @@ SOURCE_DISTANCE = 1800.0  # mm from X-ray tube to detector, the usual distance o
 AIR_GAP = 30.0  # mm between chest and detector
 WATER = 0.0192  # absorbed per mm of water at the mean energy of a 120 kVp chest beam
 FULL_SCALE = 4095  # 12 bits
+MIDDLE = 0.37  # steepest place of the tone curve: lungs come out dark grey, not black, so that shadows in them show
 
 
 @dataclass
@@ -39,14 +40,45 @@ class PartialProjection:
         image[self.row : self.row + rows, self.column : self.column + columns] += self.values
 
 
+@dataclass(frozen=True)
+class Pose:
+    """How one patient stands in front of the detector on one day.
+
+    Attributes:
+        pitch, yaw, roll: Bending forward, turning, leaning, in degrees.
+        shift: mm to the side.
+        fov: Side of the square film in mm at the detector.
+        top_margin: mm of the volume above the upper edge of the film.
+        breath: mm by which the diaphragm moves; negative: deeper breath.
+    """
+
+    pitch: float
+    yaw: float
+    roll: float
+    shift: float
+    fov: float
+    top_margin: float
+    breath: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, vary: bool = True) -> "Pose":
+        """Draw a pose; `vary` False gives the straight one with the same number of draws."""
+        spread = 1.0 if vary else 0.0
+        pitch, yaw, roll, shift = rng.standard_normal(4) * [2.5, 3.5, 1.6, 5.0] * spread
+        fov, top_margin, breath = rng.uniform([-18, -5, -16], [18, 7, 12]) * spread + [306.0, 5.0, -6.0]
+        return cls(*(float(value) for value in (pitch, yaw, roll, shift, fov, top_margin, breath)))
+
+
 class Geometry:
-    """How one patient stands in the beam: size, turn, bend, breath and field of view.
+    """One patient in the beam: size, turn, bend, breath and field of view.
 
     Args:
         anatomy: The body.
-        rng: Draws the patient's shape; the number of draws never depends on findings.
+        rng: Draws the patient's shape; the number of draws never depends on findings. The same state gives the same
+            person again, in whatever pose.
+        pose: How the patient stands.
         n_grid: Detector samples per side (the film is enlarged from it).
-        vary: False gives the plain, straight patient.
+        vary: False gives the plain patient.
 
     Attributes:
         fov: Side of the square film in mm at the detector.
@@ -54,20 +86,16 @@ class Geometry:
             -1..1 coordinates (width, height, depth) of torch's grid_sample.
     """
 
-    def __init__(self, anatomy: Anatomy, rng: np.random.Generator, n_grid: int, vary: bool = True):
+    def __init__(self, anatomy: Anatomy, rng: np.random.Generator, pose: Pose, n_grid: int, vary: bool = True):
         import torch
 
-        self.anatomy, self.n_grid = anatomy, n_grid
+        self.anatomy, self.n_grid, self.fov = anatomy, n_grid, pose.fov
         spread = 1.0 if vary else 0.0
-        normal = rng.standard_normal(8) * spread
+        normal = rng.standard_normal(4) * spread
         # The CT was taken lying down; a standing chest is taller.
         scale = np.array([1.0, 1.12, 1.0]) * np.exp(0.04 * normal[0:3] + 0.03 * normal[3])
-        pitch, yaw, roll = np.deg2rad(normal[4:7] * [2.5, 3.5, 1.6])
-        shift_width = 5.0 * normal[7]
-        self.fov = 306.0 + spread * rng.uniform(-18, 18)
-        top_margin = 5.0 + spread * rng.uniform(-5, 7)  # mm of the volume above the upper edge of the film
-        breath = -6.0 + spread * rng.uniform(-16, 12)  # mm by which the diaphragm moves; negative: deeper breath
-        squeeze = 0.18 + spread * rng.uniform(-0.05, 0.05)  # by which the heart is narrower than in the CT
+        pitch, yaw, roll = np.deg2rad([pose.pitch, pose.yaw, pose.roll])
+        squeeze = 0.25 + spread * rng.uniform(-0.04, 0.04)  # by which the heart is narrower than in the CT
 
         extent = np.array(anatomy.shape) * anatomy.spacing
         heart_middle = [
@@ -87,8 +115,8 @@ class Geometry:
         narrowing = (1 - (d + AIR_GAP) / SOURCE_DISTANCE) / middle
         p = torch.stack([d - float(extent[0] / 2), h * narrowing, w * narrowing], -1)
         p = p @ torch.tensor(_rotation(pitch, yaw, roll).T / scale, dtype=torch.float32)
-        centre_height = self.fov / 2 / scale[1] + top_margin
-        p = p + torch.tensor([0.0, centre_height - extent[1] / 2, shift_width], dtype=torch.float32)
+        centre_height = self.fov / 2 / scale[1] + pose.top_margin
+        p = p + torch.tensor([0.0, centre_height - extent[1] / 2, pose.shift], dtype=torch.float32)
 
         bend = torch.zeros_like(p)
         for _ in range(4):  # slow waves through the body: no two patients have the same shape
@@ -102,7 +130,7 @@ class Geometry:
         # Standing and breathing in, the heart hangs narrower than in the CT: squeeze its surroundings sideways.
         across, along = p[..., 2] - heart_middle[1], p[..., 1] - heart_middle[0]
         p[..., 2] += squeeze * across * torch.exp(-(across**2 + along**2) / (2 * 75.0**2))
-        p[..., 1] += float(breath) * torch.sigmoid((p[..., 1] - 10) / 22)
+        p[..., 1] += pose.breath * torch.sigmoid((p[..., 1] - 10) / 22)
 
         coarse = torch.stack([p[..., 2] / extent[2], p[..., 1] / extent[1], p[..., 0] / extent[0]]) * 2
         self.grid = _enlarge(coarse, (self.n_steps, n_grid, n_grid))
@@ -192,8 +220,61 @@ class Geometry:
         return tuple(spans)
 
 
+@dataclass(frozen=True)
+class Exposure:
+    """What the X-ray machine and its software did to one film; never anything that depends on a finding.
+
+    Attributes:
+        bone: How much more bone absorbs than its density says (the beam's energy).
+        habitus: mm of soft tissue in front of everything.
+        breast_thickness, breast_width, breast_aspect, breast_height, breast_right, breast_left: The shadow of breasts,
+            in mm and parts of the film; used where there are some.
+        scatter: Share of scattered radiation.
+        photons: Per pixel in air: fewer are noisier.
+        detail, contrast, gamma: The machine's image processing.
+        marker: Whether a lead letter L lies on the film.
+        marker_left, marker_top: Where, in parts of the side.
+    """
+
+    bone: float
+    habitus: float
+    breast_thickness: float
+    breast_width: float
+    breast_aspect: float
+    breast_height: float
+    breast_right: float
+    breast_left: float
+    scatter: float
+    photons: float
+    detail: float
+    contrast: float
+    gamma: float
+    marker: bool
+    marker_left: float
+    marker_top: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, vary: bool = True) -> "Exposure":
+        """Draw an exposure; `vary` False gives the middle of every range (and no marker)."""
+        low, high = np.array(
+            [
+                (1.2, 2.0), (-5.0, 26.0),
+                (8.0, 26.0), (0.14, 0.19), (0.8, 1.05), (0.60, 0.70), (0.20, 0.25), (0.20, 0.25),
+                (0.15, 0.5), (5e4, 15e4), (0.6, 1.3), (0.55, 0.8), (3.4, 5.0),
+                (0.0, 1.0), (0.80, 0.90), (0.03, 0.08),
+            ]
+        ).T  # fmt: skip
+        values = [float(v) for v in (rng.uniform(low, high) if vary else (low + high) / 2)]
+        return cls(*values[:13], values[13] > 0.5, *values[14:])
+
+
 def expose(
-    soft: np.ndarray, bone: np.ndarray, size: int, rng: np.random.Generator, breasts: bool = False, vary: bool = True
+    soft: np.ndarray,
+    bone: np.ndarray,
+    size: int,
+    exposure: Exposure,
+    rng: np.random.Generator,
+    breasts: bool = False,
 ) -> np.ndarray:
     """Turn projected tissue into the grey values of a digital film.
 
@@ -203,47 +284,42 @@ def expose(
     Args:
         soft, bone: float32 (n_grid, n_grid), mm of water.
         size: Side of the film in pixels.
-        rng: Draws exposure, scatter, habitus, noise and processing: never anything that depends on a finding.
+        exposure: What was set at the machine.
+        rng: Draws the quantum noise.
         breasts: Add the shadow of breasts.
-        vary: False gives the middle of every range.
 
     Returns:
         uint16 (size, size), 12 bits, dense tissue bright.
     """
-    draw = rng.uniform if vary else lambda low, high: (low + high) / 2
-    bone_scale, habitus = draw(1.2, 2.0), draw(-5.0, 26.0)
-    thickness, breadth, aspect = draw(8.0, 26.0), draw(0.14, 0.19), draw(0.8, 1.05)
-    height, apart_right, apart_left = draw(0.60, 0.70), draw(0.20, 0.25), draw(0.20, 0.25)
-    scatter, photons = draw(0.15, 0.5), draw(5e4, 15e4)
-    detail, contrast, gamma = draw(0.6, 1.3), draw(0.55, 0.8), draw(3.4, 5.0)
-    marker = draw(0.0, 1.0), draw(0.80, 0.90), draw(0.03, 0.08)
-
+    x = exposure
     soft = np.maximum(_bicubic(soft, size), 0)
     bone = np.maximum(_bicubic(bone, size), 0)
     body = sigmoid((soft - 14) / 4)
-    soft = soft + body * habitus
+    soft = soft + body * x.habitus
     if breasts:
-        y, x = np.mgrid[:size, :size].astype(np.float32) / size
-        for centre in (0.5 - apart_right, 0.5 + apart_left):
-            down = (y - height) / (breadth * aspect)
-            dome = np.sqrt(np.clip(1 - ((x - centre) / breadth) ** 2 - down**2, 0, 1))
-            shadow = thickness * dome * sigmoid((0.25 + down) * 6)
+        down_film, across_film = _unit_grid(size)
+        for centre in (0.5 - x.breast_right, 0.5 + x.breast_left):
+            down = (down_film - x.breast_height) / (x.breast_width * x.breast_aspect)
+            dome = np.sqrt(np.clip(1 - ((across_film - centre) / x.breast_width) ** 2 - down**2, 0, 1))
+            shadow = x.breast_thickness * dome * sigmoid((0.25 + down) * 6)
             soft = soft + ndimage.gaussian_filter(shadow, size * 0.012, truncate=2.5) * body
-    absorbed = WATER * (soft + 1.35 * bone_scale * bone)
-    if marker[0] > 0.4:
-        absorbed[_side_marker(size, marker[1], marker[2])] += 2.2  # a lead letter L at the patient's left shoulder
+    absorbed = WATER * (soft + 1.35 * x.bone * bone)
+    if x.marker:
+        absorbed[_side_marker(size, x.marker_left, x.marker_top)] += (
+            2.2  # a lead letter L at the patient's left shoulder
+        )
     beam = np.exp(-absorbed).astype(np.float32)
-    beam = beam + 0.5 * scatter * _wide_blur(beam, size * 0.06) + 0.002
-    beam = (rng.poisson(beam * photons) / photons).astype(np.float32)
+    beam = beam + 0.5 * x.scatter * _wide_blur(beam, size * 0.06) + 0.002
+    beam = (rng.poisson(beam * x.photons) / x.photons).astype(np.float32)
     beam = ndimage.gaussian_filter(beam, 0.45 * size / 512, truncate=3)
 
     log = -np.log(np.maximum(beam, 1e-4))
     fine, wide = ndimage.gaussian_filter(log, size * 0.012, truncate=3), _wide_blur(log, size * 0.09)
-    image = contrast * wide + 1.15 * (fine - wide) + (1.15 + detail) * (log - fine)
+    image = x.contrast * wide + 1.15 * (fine - wide) + (1.15 + x.detail) * (log - fine)
     inner = image[int(0.08 * size) : int(0.92 * size), int(0.12 * size) : int(0.88 * size)]
-    low, high = np.percentile(inner, [1.5, 99])
-    tone = sigmoid(((image - low) / (high - low) - 0.52) * gamma)
-    dark, light = sigmoid(-0.52 * gamma), sigmoid(0.48 * gamma)
+    low, high = np.percentile(inner, [1.0, 99])
+    tone = sigmoid(((image - low) / (high - low) - MIDDLE) * x.gamma)
+    dark, light = sigmoid(-MIDDLE * x.gamma), sigmoid((1 - MIDDLE) * x.gamma)
     return np.clip((tone - dark) / (light - dark) * 3700 + 150, 0, FULL_SCALE).astype(np.uint16)
 
 

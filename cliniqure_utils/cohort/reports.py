@@ -83,6 +83,57 @@ FORMS: dict[str, Forms] = {
         ),
         ("{where} opacity", "hazy opacity in {place}"),
     ),
+    "Calcification": (
+        (
+            "There are calcifications in {place}.",
+            "Dense calcified spots in {place}.",
+            "A group of calcifications projects over {place}.",
+            "Coarse {where} calcifications.",
+            "Grouped calcified granulomas in {place}.",
+            "{Where} calcifications.",
+        ),
+        ("{where} calcifications", "calcifications in {place}"),
+    ),
+    "Lung cavity": (
+        (
+            "There is a cavity in {place}.",
+            "A thick-walled cavity in {place}.",
+            "A {where} cavity with a thick wall is seen.",
+            "{Where} cavity with a rounded outline.",
+            "Ring-shaped {where} cavity.",
+        ),
+        ("{where} cavity", "cavity in {place}"),
+    ),
+    "Lung cyst": (
+        (
+            "There is a lung cyst in {place}.",
+            "A thin-walled lung cyst projects over {place}.",
+            "{Where} bulla with a hairline wall.",
+            "A dark {where} bulla is seen.",
+            "Thin-walled cystic lesion in {place}.",
+        ),
+        ("{where} bulla", "lung cyst in {place}"),
+    ),
+    "apical thickening": (
+        (
+            "There is {side} apical pleural thickening.",
+            "{Side} apical pleural thickening.",
+            "Pleural thickening over the apex on the {side_only} side.",
+            "A dense {side} apical cap.",
+            "The apex is capped by {side} pleural thickening.",
+        ),
+        ("{side} apical pleural thickening", "{side} pleural thickening"),
+    ),
+    "lateral thickening": (
+        (
+            "There is pleural thickening along the {side} chest wall.",
+            "Band of {side} pleural thickening along the ribs.",
+            "{Side} lateral pleural thickening.",
+            "Thickened pleura on the {side_only} side.",
+            "Dense pleural thickening next to the {side} ribs.",
+        ),
+        ("{side} pleural thickening", "pleural thickening along the {side} chest wall"),
+    ),
     "Pulmonary fibrosis": (
         (
             "There is pulmonary fibrosis in {place}.",
@@ -171,14 +222,17 @@ LUNGS_CLEAR = (
     "Clear lungs on both sides.",
 )
 LUNGS = (
-    "Atelectasis", "Consolidation", "ILD", "Infiltration", "Lung Opacity", "Nodule/Mass", "Pleural effusion",
-    "Pneumothorax", "Pulmonary fibrosis",
+    "Atelectasis", "Calcification", "Consolidation", "ILD", "Infiltration", "Lung Opacity", "Nodule/Mass",
+    "Other lesion", "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary fibrosis",
 )  # fmt: skip
-DENIED = {  # finding -> what a report calls it when it says that it is not there
-    "Pleural effusion": "pleural effusion",
-    "Pneumothorax": "pneumothorax",
-    "Consolidation": "consolidation",
-    "Nodule/Mass": "nodule",
+# Finding -> what a report calls it when it says that it is not there, and how often it says so.
+DENIED = {
+    "Pleural effusion": ("pleural effusion", 0.7),
+    "Pneumothorax": ("pneumothorax", 0.7),
+    "Consolidation": ("consolidation", 0.6),
+    "Nodule/Mass": ("nodule", 0.5),
+    "Calcification": ("calcification", 0.2),
+    "Pleural thickening": ("pleural thickening", 0.2),
 }
 DENIALS = (
     "There is no sign of {}.",
@@ -190,7 +244,7 @@ BONES = (
     "Ribs and spine are intact.",
     "The skeleton in view is intact.",
     "The visible bones are unremarkable.",
-    "No fracture in the bones shown.",
+    "The bones shown have no visible injury.",
 )
 NORMAL_IMPRESSION = (
     "No acute finding in the chest.",
@@ -204,12 +258,15 @@ IMPRESSION_ENDS = ("", "", "", " Clinical correlation is advised.", " Follow-up 
 SYMPTOMS = {
     "Aortic enlargement": ("high blood pressure", "chest discomfort", "back pain"),
     "Atelectasis": ("shortness of breath", "shallow breathing", "recent surgery"),
+    "Calcification": ("tuberculosis years ago", "cough"),
     "Cardiomegaly": ("swollen ankles", "shortness of breath on exertion", "fatigue"),
     "Consolidation": ("fever", "productive cough", "chills"),
     "ILD": ("dry cough", "shortness of breath on exertion", "fatigue"),
     "Infiltration": ("fever", "cough", "malaise"),
     "Lung Opacity": ("cough", "fever", "night sweats"),
     "Nodule/Mass": ("weight loss", "cough", "coughing up blood"),
+    "Other lesion": ("night sweats", "coughing up blood", "productive cough"),
+    "Pleural thickening": ("dull chest pain", "work with asbestos", "tuberculosis years ago"),
     "Pleural effusion": ("shortness of breath", "pain on breathing in", "dull chest pain"),
     "Pneumothorax": ("sudden chest pain", "sudden shortness of breath"),
     "Pulmonary fibrosis": ("dry cough", "shortness of breath", "tuberculosis years ago"),
@@ -226,8 +283,17 @@ INDICATIONS = {
     "shortness of breath": "shortness of breath",
     "shortness of breath on exertion": "shortness of breath on exertion",
     "dry cough": "chronic cough",
+    "night sweats": "suspected tuberculosis",
+    "tuberculosis years ago": "tuberculosis years ago",
+    "work with asbestos": "work with asbestos",
 }
 ROUTINE = ("routine examination", "pre-employment check", "before surgery")
+
+# Findings of several looks: kind in the truth -> key of FORMS; the first where the truth does not say.
+_LOOKS = {
+    "Other lesion": {"": "Lung cavity", "Lung cavity": "Lung cavity", "Lung cyst": "Lung cyst"},
+    "Pleural thickening": {"": "apical thickening", "apical": "apical thickening", "lateral": "lateral thickening"},
+}
 
 MASS_MM = 30.0  # above this diameter a nodule is called a mass (Hansell et al. 2008, doi 10.1148/radiol.2462070712)
 
@@ -236,7 +302,8 @@ def write_report(findings: list[dict], rng: np.random.Generator) -> dict[str, st
     """Findings and impression of one film.
 
     Args:
-        findings: True boxes as `film.Film.findings` holds them (class_name, side, zone, extent). Empty: a normal film.
+        findings: True boxes as `film.Film.findings` holds them (class_name, side, zone, extent, kind). Empty: a normal
+            film.
         rng: Generator of this film's report.
 
     Returns:
@@ -246,7 +313,8 @@ def write_report(findings: list[dict], rng: np.random.Generator) -> dict[str, st
     present = {name: _describe(name, group) for name, group in groups.items() if group}
     sentences, phrases = [], []
     for name, words in present.items():
-        forms = FORMS.get(name) or (SEVERAL if words["several"] and name in SEVERAL else ONE)[name]
+        form = _LOOKS.get(name, {}).get(words["kind"], name)
+        forms = FORMS.get(form) or (SEVERAL if words["several"] and name in SEVERAL else ONE)[name]
         sentences.append(_choose(rng, forms[0]).format(**words))
         phrases.append(_choose(rng, forms[1]).format(**words))
     rng.shuffle(sentences)
@@ -261,8 +329,8 @@ def write_report(findings: list[dict], rng: np.random.Generator) -> dict[str, st
             normal.append(_choose(rng, AORTA_NORMAL))
     if not set(present) & set(LUNGS):
         normal.append(_choose(rng, LUNGS_CLEAR))
-    absent = [words for name, words in DENIED.items() if name not in present]
-    denied = [words for words in absent if rng.random() < 0.7] or absent[:1]
+    absent = [said for name, said in DENIED.items() if name not in present]
+    denied = [words for words, chance in absent if rng.random() < chance] or [words for words, _ in absent[:1]]
     if denied:
         listed = denied[0] if len(denied) == 1 else ", ".join(denied[:-1]) + " or " + denied[-1]
         normal.append(_choose(rng, DENIALS).format(listed))
@@ -280,10 +348,13 @@ def write_report(findings: list[dict], rng: np.random.Generator) -> dict[str, st
     return {"findings": text, "impression": impression, "text": f"{text} {impression}"}
 
 
-def clinical_context(findings: list[dict], age: int, sex: str, rng: np.random.Generator) -> dict:
+def clinical_context(
+    findings: list[dict], age: int, sex: str, rng: np.random.Generator, is_follow_up: bool = False
+) -> dict:
     """age_years, sex, indication, symptoms (comma-separated, empty for some) that fit the findings.
 
-    Normal films get vague symptoms or none; so do a tenth of the abnormal ones, whose finding is a chance find.
+    Normal films get vague symptoms or none; so do a tenth of the abnormal ones, whose finding is a chance find. A
+    second film of a patient is indicated as a follow-up.
     """
     pool = [symptom for name in sorted({f["class_name"] for f in findings}) for symptom in SYMPTOMS[name]]
     draws = rng.random(3)
@@ -297,6 +368,8 @@ def clinical_context(findings: list[dict], age: int, sex: str, rng: np.random.Ge
     indication = next((INDICATIONS[s] for s in symptoms if s in INDICATIONS), "")
     if not indication:
         indication = f"investigation of {symptoms[0]}" if symptoms else ROUTINE[int(draws[2] * len(ROUTINE))]
+    if is_follow_up:
+        indication = "follow-up"
     return {"age_years": age, "sex": sex, "indication": indication, "symptoms": ", ".join(symptoms)}
 
 
@@ -316,11 +389,16 @@ def _describe(name: str, group: list[dict]) -> dict:
     several = len(group) > 1
     if several:
         noun = {"mass": "masses", "nodule": "nodules"}[noun]
+    side = next(iter(sides)) if len(sides) == 1 else "bilateral"
+    kind = next((box["kind"] for box in group if box.get("kind")), "")
     return {
         "place": place,
         "where": where,
         "Where": where.capitalize(),
-        "side": next(iter(sides)) if len(sides) == 1 else "bilateral",
+        "side": side,
+        "Side": side.capitalize(),
+        "side_only": "left and right" if side == "bilateral" else side,
+        "kind": kind,
         "size": size,
         "Size": size.capitalize(),
         "noun": noun,
