@@ -13,9 +13,20 @@ import pandas as pd
 
 from cliniqure_utils.claims import STATUSES
 
+_STATUSES = ("supported", "contradicted", "unsupported", "neutral")
 DISCLAIMER = "For teaching, not for clinical use."
 # Headings of the page, in order; the test looks for each.
-SECTIONS = ("In short", "Table 7", "Figures", "The paper's claims", "Test cases", "About this run")
+SECTIONS = (
+    "In short",
+    "Table 7",
+    "What the text metrics notice",
+    "Figures",
+    "The paper's claims",
+    "Test cases",
+    "About this run",
+)
+# Status of a sentence (`prompts.check_sentences`) -> the sign before it; a neutral one has none.
+MARKS = {"supported": "\u2713", "contradicted": "\u2717", "unsupported": "?"}
 
 
 @dataclass(frozen=True)
@@ -27,14 +38,15 @@ class Case:
         figure: matplotlib Figure or PNG bytes: the film with its boxes.
         alternative: What the picture shows, in words, for readers who do not see it.
         probabilities: (finding, probability, threshold, is it there) per finding worth showing.
-        texts: (heading, text) such as reference, crude and final report.
+        texts: (heading, text) such as reference, crude and final report. In place of a text, a list of (sentence,
+            status) marks each sentence: supported, contradicted, unsupported or neutral.
     """
 
     title: str
     figure: object
     alternative: str
     probabilities: Sequence[tuple[str, float, float, bool]]
-    texts: Sequence[tuple[str, str]]
+    texts: Sequence[tuple[str, str | Sequence[tuple[str, str]]]]
 
 
 def render_report(
@@ -46,6 +58,8 @@ def render_report(
     ledger: pd.DataFrame,
     cases: Sequence[Case],
     facts: Mapping[str, object],
+    stress: pd.DataFrame | None = None,
+    stress_figure: object = None,
 ) -> str:
     """The whole page as HTML text.
 
@@ -57,9 +71,14 @@ def render_report(
         ledger: From `claims.fill_ledger`.
         cases: The gallery.
         facts: What was run and on what: name -> value.
+        stress: From `metrics.stress.verdicts`: metric, verdict, notices, misses; None: the panel was not run.
+        stress_figure: Its heat map, matplotlib Figure or PNG bytes.
 
     Returns:
         HTML, UTF-8, self-contained. All text is escaped.
+
+    Raises:
+        ValueError: A sentence of a case has an unknown status.
 
     Source: design of this project; jinja2 with autoescape.
     """
@@ -67,6 +86,11 @@ def render_report(
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = _cell
+    for case in cases:
+        for _, text in case.texts:
+            unknown = [] if isinstance(text, str) else [status for _, status in text if status not in _STATUSES]
+            if unknown:
+                raise ValueError(f"{case.title}: unknown status {unknown[0]!r}; expected one of {', '.join(_STATUSES)}")
     counts = [(status, int((ledger.status == status).sum())) for status in STATUSES]
     return environment.from_string(_TEMPLATE).render(
         title=title,
@@ -81,6 +105,9 @@ def render_report(
         contradicted=ledger[ledger.status == "contradicted"].to_dict("records"),
         ledger=ledger.to_dict("records"),
         cases=[(case, _data_url(case.figure)) for case in cases],
+        marks=MARKS,
+        stress=None if stress is None else stress.to_dict("records"),
+        stress_url=None if stress_figure is None else _data_url(stress_figure),
         facts=facts,
     )
 
@@ -120,6 +147,7 @@ body { margin: 0 auto; max-width: 1120px; padding: 1rem; color: var(--ink); back
 h1 { font-size: 1.6rem; margin: .2rem 0; line-height: 1.2; }
 h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; border-bottom: 2px solid var(--ink); padding-bottom: .2rem; }
 h3 { font-size: 1.02rem; margin: 0 0 .4rem; }
+h1, h2, h3, h4, p, li, figcaption { overflow-wrap: anywhere; }
 p, li { max-width: 46rem; }
 nav a { display: inline-block; margin-right: 1rem; padding: .25rem 0; color: inherit; }
 .notice { border: 2px solid var(--ink); padding: .5rem .8rem; font-weight: 600; display: inline-block;
@@ -127,33 +155,37 @@ nav a { display: inline-block; margin-right: 1rem; padding: .25rem 0; color: inh
 .soft { color: var(--soft); font-size: .9rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .5rem; border-bottom: 1px solid var(--line);
-  overflow-wrap: break-word; }
-th { background: var(--tint); }
+  overflow-wrap: anywhere; }
+th { background: var(--tint); overflow-wrap: normal; }
 td.status { font-weight: 600; white-space: nowrap; }
+.place { display: block; } .place span { white-space: nowrap; }
 .counts { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .6rem; }
 .counts li { border: 1px solid var(--ink); padding: .4rem .8rem; }
 .counts b { font-size: 1.3rem; display: block; line-height: 1.1; }
-figure { margin: 0 0 1.6rem; }
+figure { margin: .8rem 0 1.6rem; }
 img { max-width: 100%; height: auto; display: block; }
 figcaption { font-size: .9rem; color: var(--soft); max-width: 46rem; }
 .case { display: grid; grid-template-columns: minmax(0, 340px) minmax(0, 1fr); gap: 1.2rem; padding: 1rem 0;
   border-top: 1px solid var(--line); }
 .case blockquote { margin: 0 0 .7rem; padding: .1rem 0 .1rem .8rem; border-left: 4px solid var(--line);
-  overflow-wrap: anywhere; white-space: pre-line; }
+  overflow-wrap: anywhere; }
+.case .plain { white-space: pre-line; }
+.contradicted { text-decoration: underline double; text-underline-offset: 3px; }
+.unsupported { text-decoration: underline dotted 2px; text-underline-offset: 3px; }
 .case h4 { margin: .3rem 0 .1rem; font-size: .9rem; }
 td span.number { white-space: nowrap; }
 .case table { font-size: .82rem; margin-top: .5rem; }
 summary { cursor: pointer; font-weight: 600; padding: .5rem 0; }
-dl { display: grid; grid-template-columns: minmax(7rem, 14rem) 1fr; gap: .2rem 1rem; font-size: .92rem; }
+dl { display: grid; grid-template-columns: minmax(7rem, 14rem) minmax(0, 1fr); gap: .2rem 1rem; font-size: .92rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 720px) {
   .case { grid-template-columns: minmax(0, 1fr); }
   table.wide thead { position: absolute; left: -9999px; }
   table.wide tr { display: block; border-bottom: 2px solid var(--ink); padding: .4rem 0; }
-  table.wide td { display: grid; grid-template-columns: 7.5rem 1fr; gap: .5rem; border: 0; padding: .12rem 0;
+  table.wide td { display: grid; grid-template-columns: 7.5rem minmax(0, 1fr); gap: .5rem; border: 0; padding: .12rem 0;
     white-space: normal; }
-  table.wide td::before { content: attr(data-label); color: var(--soft); }
-  dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; }
+  table.wide td::before { content: attr(data-label); color: var(--soft); font-weight: 400; }
+  dl { grid-template-columns: minmax(0, 1fr); } dd { margin-bottom: .4rem; }
 }
 @media print {
   body { font-size: 10.5pt; max-width: none; padding: 0; }
@@ -186,11 +218,38 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 </table>
 
 <h2 id="s3">{{ sections[2] }}</h2>
+{% if stress is none %}
+<p>Not run.</p>
+{% else %}
+<p>Reports were changed by rule: harmlessly (other words, other order) and harmfully (a statement denied, left for
+right, a finding dropped or invented). A metric notices a change when it puts the harmless versions of a report above
+the harmful one in at least four of five comparisons. One that does not notice a denied statement measures how a report
+sounds: fluency only.</p>
+<table class="wide">
+<thead><tr><th scope="col">Metric</th><th scope="col">Verdict</th><th scope="col">Notices</th>
+<th scope="col">Misses</th></tr></thead>
+<tbody>
+{% for row in stress %}
+<tr><td data-label="Metric"><span>{{ row.metric }}</span></td>
+<td data-label="Verdict" class="status"><span>{{ row.verdict }}</span></td>
+<td data-label="Notices"><span>{{ row.notices | cell }}</span></td>
+<td data-label="Misses"><span>{{ row.misses | cell }}</span></td></tr>
+{% endfor %}
+</tbody>
+</table>
+{% if stress_url %}
+<figure><img src="{{ stress_url }}" alt="Heat map of the table above: a number for each metric and kind of change">
+<figcaption>Share of comparisons in the right order: 1 is always right, 0.5 is blind, 0 is the wrong way round. Framed
+cells are noticed.</figcaption></figure>
+{% endif %}
+{% endif %}
+
+<h2 id="s4">{{ sections[3] }}</h2>
 {% for name, caption, url in figures %}
 <figure><h3>{{ name }}</h3><img src="{{ url }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
 
-<h2 id="s4">{{ sections[3] }}</h2>
+<h2 id="s5">{{ sections[4] }}</h2>
 <p>{{ n_claims }} numbers and statements of the paper, each looked up in this run. Nothing in the column "this run" is
 typed in: it is computed, read from the run's settings, or a citation.</p>
 <ul class="counts">{% for status, count in counts %}<li><b>{{ count }}</b> {{ status }}</li>{% endfor %}</ul>
@@ -200,7 +259,10 @@ typed in: it is computed, read from the run's settings, or a citation.</p>
 <th scope="col">Status</th><th scope="col">Note</th></tr></thead>
 <tbody>
 {% for row in rows %}
-<tr><td data-label="Where"><span>{{ row.source }}</span></td><td data-label="Claim"><span>{{ row.claim }}</span></td>
+<tr><td data-label="Where"><span>{{ row.source }}
+{% if row.get("notebook") %}<small class="soft place"><span>notebook {{ row.notebook[:2] }}{{ "," if row.get("cell") }}
+</span> <span>{{ "cell " ~ row.cell if row.get("cell") }}</span></small>{% endif %}</span></td>
+<td data-label="Claim"><span>{{ row.claim }}</span></td>
 <td data-label="Paper"><span>{{ row.paper_value | cell }}</span></td>
 <td data-label="This run"><span>{{ row.value | cell }}{{ " (cited)" if row.evidence_kind == "cited" }}</span></td>
 <td data-label="Status" class="status"><span>{{ row.status }}</span></td>
@@ -213,8 +275,11 @@ typed in: it is computed, read from the run's settings, or a citation.</p>
 {{ claims(contradicted) }}
 <details><summary>All {{ n_claims }} claims</summary>{{ claims(ledger) }}</details>
 
-<h2 id="s5">{{ sections[4] }}</h2>
-<p class="soft">Solid boxes: the truth of this data. Dashed boxes: the detector.</p>
+<h2 id="s6">{{ sections[5] }}</h2>
+<p class="soft">Solid boxes: the truth of this data. Dashed boxes: the detector. Sentences are held against what the
+detector and the classifier found, not against the truth: {{ marks.supported }} supported, {{ marks.contradicted }}
+contradicted (underlined twice), {{ marks.unsupported }} left open without support (dotted); a sentence without a sign
+names no finding.</p>
 {% for case, url in cases %}
 <section class="case">
 <div><h3>{{ case.title }}</h3><img src="{{ url }}" alt="{{ case.alternative }}">
@@ -225,11 +290,25 @@ typed in: it is computed, read from the run's settings, or a citation.</p>
 <td>{{ "yes" if probability >= threshold else "no" }}</td><td>{{ "yes" if there else "no" }}</td></tr>
 {% endfor %}
 </tbody></table></div>
-<div>{% for heading, text in case.texts %}<h4>{{ heading }}</h4><blockquote>{{ text }}</blockquote>{% endfor %}</div>
+<div>
+{% for heading, text in case.texts %}
+<h4>{{ heading }}</h4>
+{% if text is string %}
+<blockquote class="plain">{{ text }}</blockquote>
+{% else %}
+<blockquote>
+{%- for sentence, status in text %}
+{% if status in marks %}<b title="{{ status }}" aria-label="{{ status }}">{{ marks[status] }}</b> {% endif %}
+<span class="{{ status }}">{{ sentence }}</span>{{ " " }}
+{%- endfor %}
+</blockquote>
+{% endif %}
+{% endfor %}
+</div>
 </section>
 {% endfor %}
 
-<h2 id="s6">{{ sections[5] }}</h2>
+<h2 id="s7">{{ sections[6] }}</h2>
 <dl>{% for name, value in facts.items() %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 <p class="notice">{{ disclaimer }}</p>
 </main>

@@ -3,10 +3,11 @@
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils import claims
+from cliniqure_utils import claims, metrics
 from cliniqure_utils.claims import facts
 
 # Every cell of Tables 1 to 7 that holds a number (Table 1 by row), with the value as the paper prints it.
@@ -72,6 +73,27 @@ def test_the_table_is_well_formed(table):
     assert cited.rule.isin(["contradicted", "not_reproducible"]).all(), "a citation cannot be compared with a number"
     contradicted = table[table.rule == "contradicted"]
     assert (contradicted.evidence != "none").all(), "a contradiction needs evidence"
+
+
+def test_every_claim_points_at_a_cell_that_is_there(table, repository):
+    """A cell is named by its id. Computed values and settings are in code; a setting is in the parameters cell."""
+    cells = {}
+    for path in sorted((repository / "notebooks").glob("0*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            cells[path.stem, cell["id"]] = cell
+    for row in table.itertuples():
+        cell = cells.get((row.notebook, row.cell))
+        assert cell is not None, f"{row.claim_id}: {row.notebook} has no cell {row.cell!r}"
+        assert cell["cell_type"] == "code", row.claim_id
+        if claims.evidence_kind(row.evidence) == "setting":
+            (name,) = {part.rsplit(".")[-1] for part in row.evidence.split(";")}
+            assert re.search(rf"^{name} = ", "".join(cell["source"]), re.MULTILINE), f"{row.claim_id}: no {name} there"
+
+
+def test_a_table_without_cells_is_read(table, tmp_path):
+    table.drop(columns="cell").to_csv(tmp_path / "claims.csv", index=False)
+    found = claims.read_claims(tmp_path / "claims.csv")
+    assert list(found.columns) == claims.COLUMNS and (found.cell == "").all()
 
 
 def test_no_full_image_id_is_in_the_table(table):
@@ -199,6 +221,65 @@ def test_rules_compare_with_their_sign():
         ("at_most", "0.49"): "not reproducible here",
         ("within:0.02", "0.52"): "reproduced",
     }
+
+
+def test_the_stress_panel_is_a_fact_and_not_a_result_of_this_run(table):
+    outcome = {}
+    for share in (0.02, 0.9):
+        measured = {"07_evaluate": {"stress/bertscore_raw/negation_flip": share}}
+        outcome[share] = status(table, "nowhere", "text_semantics", metrics=measured)
+    assert outcome == {0.02: ("0.02", "contradicted"), 0.9: ("0.9", "reproduced")}
+    assert status(table, "nowhere", "text_semantics")[1] == "not computed in this run"
+
+
+def test_a_lie_in_a_prediction_file_moves_the_number_the_interval_and_the_ledger(table, tmp_path):
+    """The files of a small run, scored as notebook 07 scores them; then one is changed by hand, as a cheat would."""
+    box, n = ["x_min", "y_min", "x_max", "y_max"], 40
+    ids = [f"film{i:02d}" for i in range(n)]
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 500, (n, 2))
+    truth = pd.DataFrame(np.c_[corners, corners + 200], columns=box).assign(image_id=ids, class_name="Nodule/Mass")
+    said = truth.assign(score=rng.uniform(0.5, 1, n))
+    said[box] = said[box] + rng.uniform(8, 20, (n, 1))  # honest boxes lie beside the truth
+    there = rng.random((n, 15)) < 0.2
+    decided = there ^ (rng.random((n, 15)) < 0.15)
+
+    def write(folder, boxes, decisions):
+        for step in ("01_preprocess", "02_detect", "03_classify"):
+            (folder / step).mkdir(parents=True)
+        boxes.to_csv(folder / "02_detect" / "predictions.csv", index=False)
+        pd.DataFrame(decisions.astype(float)).to_csv(folder / "03_classify" / "probabilities.csv", index=False)
+
+    def evaluate(folder):
+        boxes = pd.read_csv(folder / "02_detect" / "predictions.csv")
+        answers = pd.read_csv(folder / "03_classify" / "probabilities.csv").to_numpy() >= 0.5
+        overlap = metrics.box_overlap(
+            references=truth, predictions=boxes, image_ids=ids, definition="matched", n_resamples=200
+        )
+        scores = metrics.classification_scores(references=there, predictions=answers)
+        intervals = metrics.classification_intervals(references=there, predictions=answers, n_resamples=200)
+        found = {"table7/iou": overlap["iou"], "table7/classification_f1": scores["micro_f1"]}
+        ledger = claims.fill_ledger(table, folder, metrics={"07_evaluate": found}).set_index("claim_id")
+        return overlap, scores["micro_f1"], intervals["micro_f1"], ledger
+
+    write(tmp_path / "honest", said, decided)
+    write(tmp_path / "lie", said, decided)
+    file = tmp_path / "lie" / "02_detect" / "predictions.csv"
+    file.write_text(truth.assign(score=1.0)[said.columns].to_csv(index=False))  # "our detector is perfect"
+    file = tmp_path / "lie" / "03_classify" / "probabilities.csv"
+    file.write_text(pd.DataFrame(there.astype(float)).to_csv(index=False))
+
+    before, after = evaluate(tmp_path / "honest"), evaluate(tmp_path / "lie")
+    assert 0.7 < before[0]["iou"] < 0.8 and after[0]["iou"] == 1
+    assert (after[0]["iou_low"], after[0]["iou_high"]) == (1, 1) and before[0]["iou_high"] < 1
+    assert before[1] < 0.8 and after[1] == 1 and after[2] == (1, 1) and before[2][1] < 1
+    moved = before[3].status != after[3].status
+    assert set(moved.index[moved]) == {"t7_classification_f1", "t7_iou"}
+    assert after[3].status["t7_classification_f1"] == "reproduced"
+    assert before[3].status["t7_classification_f1"] == "not reproducible here"
+    assert after[3].value["t7_iou"] == "1.0" != before[3].value["t7_iou"]
+    # IoU 1 is not the paper's .75 either: a lie that is too good is caught by the tolerance.
+    assert (before[3].status["t7_iou"], after[3].status["t7_iou"]) == ("reproduced", "not reproducible here")
 
 
 def test_facts_of_the_demo_chain(tmp_path):

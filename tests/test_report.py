@@ -14,6 +14,7 @@ from cliniqure_utils.figures import evaluation as plots
 BOXES = pd.DataFrame(
     {"class_name": ["Nodule/Mass"], "x_min": [5.0], "y_min": [5.0], "x_max": [30.0], "y_max": [30.0], "score": [0.7]}
 )
+MARKED = [("A nodule.", "supported"), ("<b>A lie.</b>", "contradicted"), ("Maybe.", "unsupported"), ("So.", "neutral")]
 ATTACK = '<script>alert("x")</script><img src="http://evil.example/a.png" onerror="alert(1)">'
 
 
@@ -50,7 +51,11 @@ def html():
         figure=plots.plot_cases([film], [BOXES], [BOXES], [""]),
         alternative='A film with a "nodule"',
         probabilities=[("Nodule/Mass", 0.731, 0.4, True), ("Cardiomegaly", 0.1, 0.5, False)],
-        texts=[("Reference report", "The heart is < 50% of the chest."), ("Final report", ATTACK)],
+        texts=[
+            ("Reference report", "The heart is < 50% of the chest."),
+            ("Final report", ATTACK),
+            ("Marked", MARKED),
+        ],
     )
     ledger = pd.DataFrame(
         {
@@ -61,6 +66,8 @@ def html():
             "status": ["not reproducible here", "contradicted"],
             "evidence_kind": ["computed", "cited"],
             "note": ["", ATTACK],
+            "notebook": ["07_evaluate", "04_crude_report"],
+            "cell": ["07-23", ""],
         }
     )
     return report.render_report(
@@ -71,6 +78,8 @@ def html():
         ledger=ledger,
         cases=[case],
         facts={"Seed": 2024, "Data": ATTACK},
+        stress=pd.DataFrame({"metric": ["BLEU-4", ATTACK], "verdict": "fluency only", "notices": "", "misses": "side"}),
+        stress_figure=plots.plot_ledger(pd.Series({"reproduced": 1})),
     )
 
 
@@ -102,9 +111,9 @@ def test_the_page_needs_nothing_from_outside(html):
 def test_planted_markup_is_text(html):
     page = Page(html)
     images = [a for tag, a in page.tags if tag == "img"]
-    assert len(images) == 2, "the planted image became one"
+    assert len(images) == 3, "the planted image became one"
     assert "<script" not in html
-    assert "".join(page.text).count(ATTACK) == 7, "headline, claim and note (twice each), fact, report text"
+    assert "".join(page.text).count(ATTACK) == 8, "headline, claim and note (twice each), fact, report text, metric"
     assert 'alt="A film with a &#34;nodule&#34;"' in html
     assert "A run &amp; its numbers" in html and "The heart is &lt; 50%" in html
 
@@ -123,6 +132,42 @@ def test_numbers_statuses_and_gaps_are_shown(html):
     assert "1 not reproducible here" in text and "1 contradicted" in text and "reproduced on simulated" not in text
     assert "a source (cited)" in text
     assert "0.73 (from 0.40)" in text
+
+
+def test_sentences_are_marked_by_a_sign_and_a_line(html):
+    page = Page(html)
+    text = " ".join("".join(page.text).split())
+    assert "✓ A nodule." in text and "✗ <b>A lie.</b>" in text and "? Maybe. So." in text
+    classes = [a.get("class") for tag, a in page.tags if tag == "span"]
+    assert [c for c in classes if c in ("supported", "contradicted", "unsupported", "neutral")] == [
+        "supported", "contradicted", "unsupported", "neutral",
+    ]  # fmt: skip
+    style = re.search(r"<style>(.*?)</style>", html, flags=re.DOTALL)[1]
+    assert ".contradicted { text-decoration: underline double" in style
+    case = report.Case("film", b"", "a film", [], [("x", [("a sentence", "wrong")])])
+    with pytest.raises(ValueError, match="film: unknown status 'wrong'"):
+        render(cases=[case])
+
+
+def test_claims_say_where_their_evidence_is(html):
+    text = " ".join("".join(Page(html).text).split())
+    assert "Table 7 notebook 07, cell 07-23" in text
+    assert text.count("notebook 04") == 2 and "notebook 04," not in text, "a claim without a cell names its notebook"
+
+
+def test_the_stress_panel_is_shown_or_said_to_be_missing(html):
+    text = " ".join("".join(Page(html).text).split())
+    assert "BLEU-4 fluency only – side" in text
+    without = " ".join("".join(Page(render()).text).split())
+    assert "What the text metrics notice Not run." in without and "fluency only" not in without
+
+
+def render(cases=()):
+    """A page with nothing on it but what is asked for."""
+    return report.render_report(
+        title="", headline=[], table7=pd.DataFrame({"Metric": ["IoU"]}), figures=[], cases=cases, facts={},
+        ledger=pd.DataFrame(columns=["source", "claim", "paper_value", "value", "status", "evidence_kind", "note"]),
+    )  # fmt: skip
 
 
 def test_narrow_tables_carry_their_labels(html):

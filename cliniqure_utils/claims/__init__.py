@@ -2,7 +2,8 @@
 
 `data/claims.csv` lists the claims, one row each:
 
-- claim_id, source (table or section), claim (our words), paper_value (as printed), notebook (where to look), note;
+- claim_id, source (table or section), claim (our words), paper_value (as printed), notebook and cell (where to look; a
+  cell by its id, which stays when cells are added), note;
 - evidence: where the value comes from. Several are joined by ";" and must then agree:
   - `02_detect:metrics:KEY`: metrics.json of that step of the run,
   - `profile:paper:02_detect.NAME`: that parameter in the paper profile (notebook default, then profiles/paper.yaml),
@@ -19,7 +20,8 @@
 A value is never typed in: it is read or computed when the ledger is filled. A rule that compares and holds gives
 "reproduced", or "reproduced on simulated data" where the value is a metric of a run on the simulated cohort. One that
 does not hold gives "contradicted", except for metrics and settings: those depend on data and budget, so they give "not
-reproducible here". Without a value the status is "not computed in this run".
+reproducible here". Metrics below `stress/` count as facts, since that panel judges metrics and not this run's models.
+Without a value the status is "not computed in this run".
 """
 
 import ast
@@ -34,7 +36,7 @@ import pandas as pd
 from cliniqure_utils.claims import facts
 from cliniqure_utils.runs import STEPS
 
-COLUMNS = ["claim_id", "source", "claim", "paper_value", "notebook", "evidence", "rule", "note"]
+COLUMNS = ["claim_id", "source", "claim", "paper_value", "notebook", "cell", "evidence", "rule", "note"]
 STATUSES = (
     "reproduced",
     "reproduced on simulated data",
@@ -73,13 +75,15 @@ def read_claims(path: str | Path | None = None) -> pd.DataFrame:
         path: None reads data/claims.csv of the repository.
 
     Returns:
-        DataFrame with `COLUMNS`, all text, empty where nothing is said.
+        DataFrame with `COLUMNS`, all text, empty where nothing is said; a table without cells gets an empty column.
 
     Raises:
         BadClaims: A column is missing, an id is there twice, or an evidence or rule is not in the grammar above.
     """
     path = Path(path) if path is not None else REPOSITORY / "data" / "claims.csv"
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if "cell" not in table.columns:
+        table["cell"] = ""
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
         raise BadClaims(f"{path.name} lacks the column {missing[0]}; expected {', '.join(COLUMNS)}")
@@ -182,7 +186,8 @@ def _status(claim, values: list, kind: str, simulated: bool) -> str:
         tolerance = float(claim.rule.split(":")[1]) if claim.rule.startswith("within:") else 0.0
         compare = {"at_least": lambda v: v >= printed, "at_most": lambda v: v <= printed}
         holds = all(map(compare.get(claim.rule, lambda v: abs(v - printed) <= tolerance + 1e-12), values))
-    from_run = ":metrics:" in claim.evidence
+    # The stress panel judges metrics, not the models of this run: its result depends on neither data nor budget.
+    from_run = ":metrics:" in claim.evidence and ":metrics:stress/" not in claim.evidence
     if holds:
         return "reproduced on simulated data" if from_run and simulated else "reproduced"
     return "not reproducible here" if from_run or kind == "setting" else "contradicted"

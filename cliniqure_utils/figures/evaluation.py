@@ -1,4 +1,4 @@
-"""Figures of notebook 07: Table 7 beside its baselines, what a BERTScore is worth, the claim ledger, test cases."""
+"""Figures of notebook 07: Table 7 beside its baselines, what a text metric is worth, the claim ledger, test cases."""
 
 from collections.abc import Mapping, Sequence
 
@@ -73,6 +73,51 @@ def plot_bertscore(random_pairs: np.ndarray, means: Mapping[str, float], paper: 
     if paper is not None:
         top.annotate(f"paper: {paper:g}", (paper, 0.9), xycoords=("data", "axes fraction"), xytext=(-4, 0),
                      textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
+    return figure
+
+
+def plot_stress(order: pd.DataFrame, verdicts: pd.DataFrame, names: Mapping[str, str] | None = None):
+    """Heat map of the stress panel: how often each metric (row) puts a harmless change above a harmful one (column).
+
+    Dark is right. The number stands in each cell, and a frame marks the kinds that a metric notices, so that the figure
+    reads without colour.
+
+    Args:
+        order: From `metrics.stress.order_table`: metric, kind, share in [0, 1], told.
+        verdicts: From `metrics.stress.verdicts`: metric, verdict.
+        names: metric -> how to write it; None: `metrics.stress.METRICS`.
+
+    Returns:
+        Figure.
+    """
+    from matplotlib.patches import Rectangle
+
+    from cliniqure_utils.metrics.stress import METRICS
+
+    names = METRICS if names is None else names
+    rows, kinds = list(dict.fromkeys(order.metric)), list(dict.fromkeys(order.kind))
+    share = order.pivot(index="metric", columns="kind", values="share").loc[rows, kinds].to_numpy()
+    told = order.pivot(index="metric", columns="kind", values="told").loc[rows, kinds].to_numpy()
+    figure, axes = new_figure(1, 1, width=8.2, height=1.7 + 0.38 * len(rows))
+    axis = axes[0, 0]
+    picture = axis.imshow(share, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(share.shape):
+        dark = share[row, column] > 0.55
+        axis.text(column, row, f"{share[row, column]:.2f}", ha="center", va="center", fontsize=8,
+                  color="white" if dark else "black")  # fmt: skip
+        if told[row, column]:
+            axis.add_patch(Rectangle((column - 0.45, row - 0.42), 0.9, 0.84, fill=False, ec=ORANGE, lw=2))
+    axis.set_xticks(range(len(kinds)), [kind.replace(" ", "\n", 1) for kind in kinds], fontsize=8)
+    axis.set_yticks(range(len(rows)), [names.get(name, name) for name in rows], fontsize=8)
+    axis.tick_params(length=0)
+    said = verdicts.set_index("metric").verdict
+    right = axis.secondary_yaxis("right")
+    right.set_yticks(range(len(rows)), [said[name] for name in rows], fontsize=8)
+    right.tick_params(length=0)
+    axis.set_title("Share of pairs in the right order: harmless change above harmful one", fontsize=9)
+    bar = figure.colorbar(picture, ax=axis, location="bottom", shrink=0.5, aspect=40)
+    bar.set_label("0: wrong way round    0.5: blind    1: always right    (frame: noticed)", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     return figure
 
 

@@ -1,9 +1,20 @@
 """Metrics of classification, boxes and texts, their trivial baselines and bootstrap intervals.
 
-Every metric takes keyword arguments `references=` and `predictions=` (or `probabilities=`), because swapping the two
-changes precision into recall without an error.
+`METRICS` names every one with its definition. Every metric takes keyword arguments `references=` and `predictions=` (or
+`probabilities=`), because swapping the two changes precision into recall without an error. The stress panel of the text
+metrics is in `stress`.
 """
 
+from .bert import (
+    BertScorer,
+    BertScores,
+    MissingEncoder,
+    bert_scores,
+    bert_scores_by_system,
+    encoder_folder,
+    random_pairs,
+    shuffled_order,
+)
 from .bootstrap import mean_interval, percentile_interval, resample_counts
 from .classification import (
     always_one_class,
@@ -17,6 +28,8 @@ from .classification import (
     per_image_f1,
     with_no_finding,
 )
+from .comparison import holm, paired_classification_difference, paired_difference
+from .contract import METRICS, Metric
 from .detection import (
     DEFINITIONS,
     best_score_threshold,
@@ -30,25 +43,28 @@ from .detection import (
     whole_image_baseline,
 )
 from .text import (
-    BertScorer,
-    BertScores,
-    MissingEncoder,
-    bert_scores,
-    bert_scores_by_system,
-    encoder_folder,
+    MissingExtra,
+    chexbert_scores,
+    finding_f1,
     finding_scores,
+    meteor_exact_stem,
+    missing_extras,
     most_common_report,
-    random_pairs,
+    pair_scores,
+    radgraph_f1,
     reverse_meaning,
-    shuffled_order,
+    rouge_l,
     text_scores,
 )
 
 __all__ = [
-    "DEFINITIONS",
     "BertScorer",
     "BertScores",
+    "DEFINITIONS",
+    "METRICS",
+    "Metric",
     "MissingEncoder",
+    "MissingExtra",
     "always_one_class",
     "auroc",
     "bert_scores",
@@ -57,25 +73,35 @@ __all__ = [
     "box_overlap",
     "box_scores",
     "check_iou_dice",
+    "chexbert_scores",
     "class_prior",
     "classification_intervals",
     "classification_scores",
     "encoder_folder",
+    "finding_f1",
     "finding_scores",
+    "holm",
     "macro_auroc_interval",
     "map_interval",
     "mean_average_precision",
     "mean_box_baseline",
     "mean_interval",
+    "meteor_exact_stem",
+    "missing_extras",
     "most_common_labels",
     "most_common_report",
+    "pair_scores",
+    "paired_classification_difference",
+    "paired_difference",
     "paired_map_difference",
     "per_class_scores",
     "per_image_f1",
     "percentile_interval",
+    "radgraph_f1",
     "random_pairs",
     "resample_counts",
     "reverse_meaning",
+    "rouge_l",
     "shuffled_order",
     "text_scores",
     "whole_image_baseline",

@@ -437,7 +437,8 @@ class _Matches:
 
 
 def _add_whole_images(table: pd.DataFrame, image_ids: list[str], image_sizes) -> pd.DataFrame:
-    empty = [image_id for image_id in image_ids if image_id not in set(table.image_id)]
+    boxed = set(table.image_id)
+    empty = [image_id for image_id in image_ids if image_id not in boxed]
     if image_sizes is None:
         raise ValueError("with_no_finding needs image_sizes, the (width, height) of every image")
     missing = next((i for i in empty if i not in image_sizes), None)

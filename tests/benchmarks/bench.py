@@ -7,9 +7,15 @@ import sys
 
 import bench_boxes
 import bench_dicom
+import bench_metrics
 import bench_models
 
-BENCHES = {"dicom": bench_dicom.main, "boxes": bench_boxes.main, "models": bench_models.main}
+BENCHES = {
+    "dicom": bench_dicom.main,
+    "boxes": bench_boxes.main,
+    "metrics": bench_metrics.main,
+    "models": bench_models.main,
+}
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or list(BENCHES)
