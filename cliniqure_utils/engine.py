@@ -56,7 +56,9 @@ class History(TrainerCallback):
     epoch as an unbroken one.
     """
 
-    def __init__(self, description: str, metric: str | None, patience: int | None, dataset, checkpoint_steps: int | None):
+    def __init__(
+        self, description: str, metric: str | None, patience: int | None, dataset, checkpoint_steps: int | None
+    ):
         self.description, self.metric, self.patience = description, metric, patience
         self.dataset, self.checkpoint_steps, self.bar = dataset, checkpoint_steps, None
 

@@ -13,9 +13,9 @@ import threading
 import time
 from pathlib import Path
 
+import cloudpickle
 import pandas as pd
 import torch
-import cloudpickle
 
 from cliniqure_utils.engine import NonFiniteLoss
 

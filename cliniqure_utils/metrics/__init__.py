@@ -4,31 +4,36 @@ Every metric takes keyword arguments `references=` and `predictions=` (or `proba
 changes precision into recall without an error.
 """
 
+from .baselines import mean_box_baseline, whole_image_baseline
 from .bootstrap import mean_interval, percentile_interval, resample_counts
+from .calibration import calibration_error, reliability
 from .classification import (
     always_one_class,
     auroc,
+    average_precision,
     class_prior,
     classification_intervals,
     classification_scores,
     macro_auroc_interval,
     most_common_labels,
+    per_class_intervals,
     per_class_scores,
     per_image_f1,
     with_no_finding,
 )
 from .detection import (
-    DEFINITIONS,
+    FROC_POINTS,
     best_score_threshold,
-    box_overlap,
+    best_score_thresholds,
     box_scores,
-    check_iou_dice,
+    box_scores_per_class,
+    coco_map,
+    froc,
     map_interval,
     mean_average_precision,
-    mean_box_baseline,
     paired_map_difference,
-    whole_image_baseline,
 )
+from .overlap import DEFINITIONS, box_overlap, check_iou_dice, with_no_finding_boxes
 from .text import (
     BertScorer,
     BertScores,
@@ -46,22 +51,29 @@ from .text import (
 
 __all__ = [
     "DEFINITIONS",
+    "FROC_POINTS",
     "BertScorer",
     "BertScores",
     "MissingEncoder",
     "always_one_class",
     "auroc",
+    "average_precision",
     "bert_scores",
     "bert_scores_by_system",
     "best_score_threshold",
+    "best_score_thresholds",
     "box_overlap",
     "box_scores",
+    "box_scores_per_class",
+    "calibration_error",
     "check_iou_dice",
     "class_prior",
     "classification_intervals",
     "classification_scores",
+    "coco_map",
     "encoder_folder",
     "finding_scores",
+    "froc",
     "macro_auroc_interval",
     "map_interval",
     "mean_average_precision",
@@ -70,14 +82,17 @@ __all__ = [
     "most_common_labels",
     "most_common_report",
     "paired_map_difference",
+    "per_class_intervals",
     "per_class_scores",
     "per_image_f1",
     "percentile_interval",
     "random_pairs",
+    "reliability",
     "resample_counts",
     "reverse_meaning",
     "shuffled_order",
     "text_scores",
     "whole_image_baseline",
     "with_no_finding",
+    "with_no_finding_boxes",
 ]
