@@ -24,8 +24,8 @@ class MultilabelLoss(nn.Module):
 
     Args:
         kind: "bce": binary cross-entropy (the paper's). "weighted": the same, positives counted `positive_weight`
-            times. "asymmetric": positives plain; negatives with their probability lowered by 0.05 and weighted by it to the
-            power 4, so that the many easy "no"s count for little.
+            times. "asymmetric": positives plain; negatives with their probability lowered by 0.05 and weighted by it to
+            the power 4, so that the many easy "no"s count for little.
         positive_weight: (15,) for "weighted", see `positive_weights`.
 
     Raises:
