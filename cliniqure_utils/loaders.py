@@ -262,6 +262,10 @@ class _Exposure(v2.Transform):
         return tv_tensors.wrap((inpt * params["gain"] + params["offset"]).clamp(0, 1), like=inpt)
 
 
+def _labels_of(sample: dict) -> torch.Tensor:
+    return sample["labels"]  # a named function: loader processes under spawn receive the transform pickled
+
+
 def augmentation(
     rotate_probability: float = 0.5,
     rotate_degrees: float = 10.0,
@@ -299,7 +303,7 @@ def augmentation(
     if exposure > 0:
         steps.append(_Exposure(exposure))
     steps.append(v2.ClampBoundingBoxes())
-    steps.append(v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE, labels_getter=lambda sample: sample["labels"]))
+    steps.append(v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE, labels_getter=_labels_of))
     return v2.Compose(steps)
 
 
