@@ -55,7 +55,7 @@ def build_detector(
         roi_pool_size: Side of the RoIAlign output (table 4: 7).
         head_width: Width of the two fully connected layers of the head.
         rois_per_image: RoIs sampled per image in training. torchvision's 512 are not there to be sampled: of the 735
-            anchors of a 7 x 7 map about 200 proposals survive suppression, nearly all of them background, and they cost
+            anchors of a 7 x 7 map about 390 proposals survive suppression, nearly all of them background, and they cost
             most of the step. The paper gives no number, 64 is ours (16 of them for boxes; a film has 5).
         max_detections: Boxes kept per film at prediction.
         nms_iou: Of boxes of one class that overlap more, the best is kept. The paper gives no number and torchvision's
