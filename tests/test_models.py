@@ -548,6 +548,26 @@ def test_pointing_game_by_hand():
     np.testing.assert_allclose(gradcam.box_share(boxes, 8), [4 / 64, 25 / 64, 1, np.nan])
 
 
+def test_figures_draw_what_is_missing_too():
+    from cliniqure_utils.figures import classification as figures
+    from cliniqure_utils.figures.detection import plot_froc
+
+    table = pd.DataFrame(
+        {"positives": [3, 0], "auroc": [0.8, np.nan], "auroc_low": [0.6, np.nan], "auroc_high": [0.9, np.nan]},
+        index=["ILD", "Calcification"],
+    )
+    figure = figures.plot_intervals(table, "auroc", "AUROC", "", 0.5)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["ILD (3)"]
+    counts = metrics.reliability(references=[0, 1], probabilities=[0.1, 0.9])
+    assert len(figures.plot_reliability({"one": counts, "two": counts}, "").axes) == 2
+    film, flat = np.zeros((8, 8), np.uint8), np.zeros((8, 8))
+    figure = figures.plot_gradcam([film], [flat], [np.zeros((0, 4))], ["ILD"], [np.nan])
+    assert figure.axes[1].get_title() == "no box"
+    curve = pd.DataFrame({"false_per_image": [0.0, 0.5, 20.0], "sensitivity": [0.1, 0.4, 0.9]})
+    figure = plot_froc({"found": curve, "nothing": curve.iloc[:0]}, metrics.FROC_POINTS, "")
+    assert [line.get_ydata()[-1] for line in figure.axes[0].lines[:2]] == [0.4, 0.0], "what lies beyond is not drawn"
+
+
 def test_thresholds_maximise_f1_on_a_hand_counted_case():
     probabilities = np.array([[0.9], [0.8], [0.7], [0.2]])
     references = np.array([[1], [0], [1], [0]])
