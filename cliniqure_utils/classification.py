@@ -16,6 +16,49 @@ from cliniqure_utils import trunks, vindr
 from cliniqure_utils.training import load_model, save_model
 
 CLASSES = (*vindr.FINDINGS, vindr.NO_FINDING)
+LOSSES = ("bce", "weighted", "asymmetric")
+
+
+class MultilabelLoss(nn.Module):
+    """Mean loss of logits (n, 15) against targets (n, 15) of 0/1.
+
+    Args:
+        kind: "bce": binary cross-entropy (the paper's). "weighted": the same, positives counted `positive_weight`
+            times. "asymmetric": positives plain; negatives with their probability lowered by 0.05 and weighted by it to
+            the power 4, so that the many easy "no"s count for little.
+        positive_weight: (15,) for "weighted", see `positive_weights`.
+
+    Raises:
+        ValueError: Unknown kind, or "weighted" without weights.
+
+    Source: Ridnik et al. 2021 (asymmetric loss, arXiv 2009.14119), with their margin and focusing powers 0 and 4.
+    """
+
+    def __init__(self, kind: str = "bce", positive_weight: Sequence[float] | None = None):
+        super().__init__()
+        if kind not in LOSSES:
+            raise ValueError(f"unknown loss {kind!r}; expected one of {', '.join(LOSSES)}")
+        if (kind == "weighted") != (positive_weight is not None):
+            raise ValueError("the weighted loss, and no other, needs a weight of positives for each class")
+        self.kind = kind
+        weight = None if positive_weight is None else torch.as_tensor(positive_weight, dtype=torch.float32)
+        self.register_buffer("positive_weight", weight, persistent=False)  # prediction does not need it
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if self.kind != "asymmetric":
+            return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.positive_weight)
+        logits = logits.float()
+        lowered = (logits.sigmoid() - 0.05).clamp(min=0)
+        negative = lowered**4 * torch.log1p(-lowered)
+        return -(targets * F.logsigmoid(logits) + (1 - targets) * negative).mean()
+
+
+def positive_weights(labels, most: float = 10.0) -> np.ndarray:
+    """Negatives per positive of each class of labels (n, 15), between 1 and `most`; 1 for a class without positives."""
+    labels = np.asarray(labels, dtype=float)
+    positives = labels.sum(0)
+    ratio = np.divide(len(labels) - positives, positives, out=np.ones_like(positives), where=positives > 0)
+    return ratio.clip(1, most)
 
 
 class TimmClassifier(nn.Module):
@@ -25,16 +68,17 @@ class TimmClassifier(nn.Module):
     network returns logits, and the sigmoid comes at prediction.
     """
 
-    def __init__(self, model_name: str = "seresnet50", weights: str | None = None):
+    def __init__(self, model_name: str = "seresnet50", weights: str | None = None, loss: MultilabelLoss | None = None):
         super().__init__()
         self.network = _timm_network(model_name, weights)
+        self.loss = loss if loss is not None else MultilabelLoss()
 
     def forward(self, image: torch.Tensor, targets: torch.Tensor | None = None, **unused) -> dict[str, torch.Tensor]:
         """image (n, 1, H, W) in [0, 1]; targets (n, 15) -> logits (n, 15) and, with targets, loss."""
         logits = self.network(trunks.normalise(image.expand(-1, 3, -1, -1)))
         outputs = {"logits": logits}
         if targets is not None:
-            outputs["loss"] = F.binary_cross_entropy_with_logits(logits, targets)
+            outputs["loss"] = self.loss(logits, targets)
         return outputs
 
 
@@ -73,8 +117,15 @@ class HeatmapClassifier(nn.Module):
         body: Trunk with neck; None builds a new one.
     """
 
-    def __init__(self, body: trunks.TopDown | None = None, heatmap_weight: float = 2.0, dropout: float = 0.3):
+    def __init__(
+        self,
+        body: trunks.TopDown | None = None,
+        heatmap_weight: float = 2.0,
+        dropout: float = 0.3,
+        loss: MultilabelLoss | None = None,
+    ):
         super().__init__()
+        self.loss = loss if loss is not None else MultilabelLoss()
         self.body = body if body is not None else trunks.TopDown(trunks.build_trunk("tiny"))
         self.heatmap_weight = heatmap_weight
         n_findings = len(vindr.FINDINGS)
@@ -100,7 +151,7 @@ class HeatmapClassifier(nn.Module):
         logits = logits + F.pad(peak, (0, 1))  # "No finding" has no heat map
         outputs = {"logits": logits, "heatmap": heatmap}
         if targets is not None:
-            loss = F.binary_cross_entropy_with_logits(logits, targets)
+            loss = self.loss(logits, targets)
             if boxes is not None and self.heatmap_weight > 0:
                 loss = loss + self.heatmap_weight * heatmap_loss(heatmap, boxes, box_labels, image.shape[-1])
             outputs["loss"] = loss
@@ -135,23 +186,31 @@ def heatmap_loss(
     return focal + 0.25 * dice.mean()
 
 
-def build_classifier(model_name: str, weights: str | None = None, trunk_weights: str | None = None) -> nn.Module:
+def build_classifier(
+    model_name: str,
+    weights: str | None = None,
+    trunk_weights: str | None = None,
+    loss: str = "bce",
+    positive_weight: Sequence[float] | None = None,
+) -> nn.Module:
     """`seresnet_tiny` or any timm name -> a module whose forward takes a FilmDataset batch.
 
     Args:
         model_name: "seresnet_tiny" (ours) or a timm name; the paper's is "seresnet50".
         weights: For timm names: None, "imagenet", or a local file.
         trunk_weights: For `seresnet_tiny`: the body that notebook 02 wrote, or None.
+        loss, positive_weight: Of `MultilabelLoss`; the paper's is "bce".
 
     Raises:
         trunks.WeightsUnavailable: The weights cannot be had.
     """
+    criterion = MultilabelLoss(loss, positive_weight)
     if model_name != "seresnet_tiny":
-        return TimmClassifier(model_name, weights)
+        return TimmClassifier(model_name, weights, criterion)
     body = trunks.TopDown(trunks.build_trunk("tiny"))
     if trunk_weights is not None:
         trunks.load_body(body, trunk_weights)
-    return HeatmapClassifier(body)
+    return HeatmapClassifier(body, loss=criterion)
 
 
 @torch.no_grad()
@@ -191,6 +250,49 @@ def choose_thresholds(references: np.ndarray, probabilities: np.ndarray) -> np.n
         f1 = 2 * hits / (chosen.sum(1) + truth.sum())
         thresholds[k] = candidates[f1.argmax()]
     return thresholds
+
+
+def fit_temperature(references: np.ndarray, probabilities: np.ndarray, per_class: bool = False) -> np.ndarray:
+    """The temperature that makes probabilities honest on these (validation) films: least cross-entropy.
+
+    Args:
+        references: (n, k) 0/1. probabilities: (n, k) in [0, 1].
+        per_class: One temperature per class instead of one for all; a class without both answers keeps 1.
+
+    Returns:
+        (k,) temperatures between 0.05 and 20; above 1 where the network is too sure. For `apply_temperature`.
+
+    Source: Guo et al. 2017 (On calibration of modern neural networks, arXiv 1706.04599).
+    """
+    from scipy.optimize import minimize_scalar
+
+    references, logits = np.asarray(references, dtype=float), _logit(probabilities)
+
+    def best(truth, scores):
+        if truth.min() == truth.max():
+            return 1.0
+
+        def cross_entropy(log_temperature):
+            z = scores / np.exp(log_temperature)
+            return (np.logaddexp(0, z) - truth * z).mean()
+
+        found = minimize_scalar(cross_entropy, bounds=(np.log(0.05), np.log(20)), method="bounded")
+        return float(np.exp(found.x))
+
+    if per_class:
+        return np.array([best(references[:, k], logits[:, k]) for k in range(references.shape[1])])
+    return np.full(references.shape[1], best(references, logits))
+
+
+def apply_temperature(probabilities: np.ndarray, temperature: np.ndarray) -> np.ndarray:
+    """Probabilities (n, k) with their logits divided by the temperature (k,) of each class; their order stays."""
+    return 1 / (1 + np.exp(-_logit(probabilities) / np.asarray(temperature)))
+
+
+def _logit(probabilities: np.ndarray) -> np.ndarray:
+    # A probability written with five digits may be 0 or 1: such a film counts as very sure, not as infinitely so.
+    clipped = np.clip(np.asarray(probabilities, dtype=float), 1e-6, 1 - 1e-6)
+    return np.log(clipped / (1 - clipped))
 
 
 def save_classifier(model: nn.Module, folder, settings: dict) -> None:

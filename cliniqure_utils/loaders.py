@@ -5,6 +5,7 @@ paper's table 3 does, and boxes move with them. Items hold tv_tensors, so that o
 its boxes together.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cliniqure_utils import vindr
 
 BOX = ["x_min", "y_min", "x_max", "y_max"]
 MIN_BOX_SIDE = 1.0  # pixels of the model's input; thinner boxes have no area for RoIAlign
+KEEP_BYTES = 2**31  # films are kept in memory up to this size; VinDr-CXR's 15,000 at 1,024 pixels would be 16 GB
 
 
 def read_film(path: str | Path, size: int) -> torch.Tensor:
@@ -68,7 +70,14 @@ class FilmDataset(torch.utils.data.Dataset):
         sizes: `dicom_sizes(index)`.
         boxes: `boxes_per_class` of the reader annotations. None: no boxes, no targets.
         augment: A torchvision v2 transform for (image, boxes), or None.
-        keep_in_memory: Read every film once (uint8, size x size bytes each).
+        keep_in_memory: Read every film once (uint8, size x size bytes each). None: when all fit into KEEP_BYTES.
+        labels: Table (films, 15) of 0/1, index image_id, columns `vindr.FINDINGS` + "No finding", such as
+            `reader_labels` makes: `targets` in place of those that follow from the boxes.
+        seed: Draw each film's transform from (seed, epoch, place) instead of torch's global random numbers. Then it
+            does not depend on the number of loader processes, nor on where a killed training resumes.
+
+    Raises:
+        ValueError: A box of another class than the 14, or a film without a row in `labels`.
     """
 
     def __init__(
@@ -79,10 +88,15 @@ class FilmDataset(torch.utils.data.Dataset):
         sizes: pd.DataFrame,
         boxes: pd.DataFrame | None = None,
         augment: v2.Transform | None = None,
-        keep_in_memory: bool = True,
+        keep_in_memory: bool | None = None,
+        labels: pd.DataFrame | None = None,
+        seed: int | None = None,
     ):
         self.image_dir, self.image_ids, self.size = Path(image_dir), [str(i) for i in image_ids], size
-        self.augment, self.keep_in_memory = augment, keep_in_memory
+        if keep_in_memory is None:
+            keep_in_memory = len(self.image_ids) * size * size <= KEEP_BYTES
+        self.augment, self.keep_in_memory, self.seed, self.epoch = augment, keep_in_memory, seed, 0
+        self._targets = None if labels is None else _target_rows(labels, self.image_ids)
         self._films: dict[int, torch.Tensor] = {}
         self._boxes, self._labels = [], []
         groups = {} if boxes is None else dict(list(boxes.groupby("image_id")))
@@ -92,12 +106,18 @@ class FilmDataset(torch.utils.data.Dataset):
                 self._boxes.append(torch.zeros(0, 4))
                 self._labels.append(torch.zeros(0, dtype=torch.int64))
                 continue
+            if not found.class_id.between(0, len(vindr.FINDINGS) - 1).all():
+                raise ValueError(f"film {image_id} has a box of class {sorted(set(found.class_id))}, expected 0 to 13")
             scaled = scale_boxes(found[BOX].to_numpy(), sizes.columns_[image_id], sizes.rows_[image_id], size)
             self._boxes.append(torch.from_numpy(scaled))
             self._labels.append(torch.from_numpy(found.class_id.to_numpy().astype(np.int64) + 1))
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that `seed` is mixed with; the training engine calls it."""
+        self.epoch = epoch
 
     def film(self, index: int) -> torch.Tensor:
         """uint8 (1, size, size), without augmentation."""
@@ -109,7 +129,9 @@ class FilmDataset(torch.utils.data.Dataset):
         return film
 
     def targets(self, index: int) -> torch.Tensor:
-        """Multi-label target (15,): 1 where a reader marked the finding; the last is "No finding"."""
+        """Multi-label target (15,): from `labels`, or 1 where a box names the finding; the last is "No finding"."""
+        if self._targets is not None:
+            return self._targets[index]
         target = torch.zeros(len(vindr.FINDINGS) + 1)
         labels = self._labels[index]
         if len(labels):
@@ -122,12 +144,13 @@ class FilmDataset(torch.utils.data.Dataset):
         image = self.film(index).float() / 255
         boxes, labels = self._boxes[index], self._labels[index]
         if self.augment is not None:
-            moved = self.augment(
+            moved = self._move(
                 {
                     "image": tv_tensors.Image(image),
                     "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(self.size, self.size)),
                     "labels": labels,
-                }
+                },
+                index,
             )
             image, boxes, labels = moved["image"].as_subclass(torch.Tensor), moved["boxes"], moved["labels"]
             boxes = boxes.as_subclass(torch.Tensor)
@@ -138,6 +161,88 @@ class FilmDataset(torch.utils.data.Dataset):
             "box_labels": labels,
             "targets": self.targets(index),
         }
+
+    def _move(self, sample: dict, index: int) -> dict:
+        if self.seed is None:
+            return self.augment(sample)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]))
+            return self.augment(sample)
+
+
+def _target_rows(labels: pd.DataFrame, image_ids: list[str]) -> torch.Tensor:
+    columns = [*vindr.FINDINGS, vindr.NO_FINDING]
+    missing = sorted(set(image_ids) - set(labels.index.astype(str)))
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(image_ids)} films have no row in the labels, the first is {missing[0]}"
+        )
+    return torch.tensor(labels.loc[image_ids, columns].to_numpy(np.float32))
+
+
+def reader_labels(
+    readings: pd.DataFrame, image_ids: Sequence[str], rule: str = "any", n_readers: int | None = None
+) -> pd.DataFrame:
+    """Labels of whole films from what each reader marked.
+
+    Args:
+        readings: Reader rows: image_id, rad_id, class_id (14 is "No finding"), one per reader and finding.
+        image_ids: Films, in the order wanted.
+        rule: A finding holds where "any" reader names it, where a "majority" does (more than half), or in "consensus"
+            (all do). "No finding" holds exactly where no finding does, so it excludes the others.
+        n_readers: Readers of each film, for tables in which a reader who saw nothing leaves no row. None: those with a
+            row for the film; VinDr-CXR has three each.
+
+    Returns:
+        Table (n, 15) of 0/1, index image_id, columns `vindr.FINDINGS` + "No finding".
+
+    Raises:
+        ValueError: Unknown rule, a film that nobody has read, or one with more readers than n_readers.
+    """
+    if rule not in vindr.LABEL_RULES:
+        raise ValueError(f"unknown label rule {rule!r}; expected one of {', '.join(vindr.LABEL_RULES)}")
+    image_ids = [str(i) for i in image_ids]
+    rows = readings[["image_id", "rad_id", "class_id"]].astype({"image_id": str, "class_id": int}).drop_duplicates()
+    rows = rows[rows.image_id.isin(set(image_ids))]
+    seen = rows.groupby("image_id").rad_id.nunique().reindex(image_ids)
+    if n_readers is None and seen.isna().any():
+        raise ValueError(f"film {seen.index[seen.isna()][0]} has no reader; leave it out or give n_readers")
+    readers = seen if n_readers is None else pd.Series(n_readers, seen.index)
+    if (seen > readers).any():
+        raise ValueError(f"film {seen.index[seen > readers][0]} has {int(seen.max())} readers, more than {n_readers}")
+    votes = pd.crosstab(rows.image_id, rows.class_id).reindex(
+        index=image_ids, columns=range(len(vindr.FINDINGS)), fill_value=0
+    )
+    least = {"any": 1 + 0 * readers, "majority": readers // 2 + 1, "consensus": readers}[rule]
+    labels = votes.ge(least.to_numpy(), axis=0).astype(int).set_axis(list(vindr.FINDINGS), axis=1)
+    return labels.assign(**{vindr.NO_FINDING: 1 - labels.max(axis=1)}).rename_axis(index=None, columns=None)
+
+
+def balance_weights(labels: pd.DataFrame | np.ndarray, least_share: float = 0.1) -> np.ndarray:
+    """One sampling weight per film, so that rare findings are seen more often (`training.fit(sample_weights=...)`).
+
+    A film counts as its rarest finding says: sqrt(least_share / share of films with the finding), at least 1.
+
+    Args:
+        labels: (n, k) 0/1, films and classes.
+        least_share: Findings on at least this share of the films are not drawn more often.
+
+    Returns:
+        float (n,), at least 1.
+
+    Source: repeat factors of Gupta, Dollar and Girshick 2019 (LVIS, arXiv 1908.03195).
+    """
+    labels = np.asarray(labels, dtype=float)
+    share = labels.mean(0)
+    repeat = np.sqrt(np.divide(least_share, share, out=np.ones_like(share), where=share > 0)).clip(1)
+    return np.where(labels > 0, repeat, 1.0).max(1)
+
+
+def worker_count(n_jobs: int, device: str) -> int:
+    """Loader processes: none beside a CPU, which computes with all cores; else n_jobs, -1 for all cores but one."""
+    if device == "cpu":
+        return 0
+    return max(1, (os.cpu_count() or 2) - 1) if n_jobs < 0 else n_jobs
 
 
 class _Exposure(v2.Transform):
@@ -155,6 +260,10 @@ class _Exposure(v2.Transform):
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
         return tv_tensors.wrap((inpt * params["gain"] + params["offset"]).clamp(0, 1), like=inpt)
+
+
+def _labels_of(sample: dict) -> torch.Tensor:
+    return sample["labels"]  # a named function: loader processes under spawn receive the transform pickled
 
 
 def augmentation(
@@ -194,7 +303,7 @@ def augmentation(
     if exposure > 0:
         steps.append(_Exposure(exposure))
     steps.append(v2.ClampBoundingBoxes())
-    steps.append(v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE, labels_getter=lambda sample: sample["labels"]))
+    steps.append(v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE, labels_getter=_labels_of))
     return v2.Compose(steps)
 
 

@@ -2,30 +2,37 @@
 
 The Trainer brings gradient clipping, mixed precision, checkpoints, exact resume and several devices (`accelerate
 launch`). This module adds what the notebooks need around it: a table of the history, one progress bar, a stop on a
-non-finite loss that names the images, and the choice of the best epoch by a metric of ours.
+non-finite loss that names the images, the choice of the best epoch by a metric of ours, an early stop, averaged
+weights, and training on several processes from inside a notebook (`n_processes`).
+
+Several GPUs or hosts. In a notebook: `fit(..., n_processes=4)`, which starts `accelerate launch --num_processes 4` and
+brings the weights back. A script of one's own that calls `fit` is started with the same command:
+
+    accelerate launch --multi_gpu --num_processes 4 --num_machines 1 --mixed_precision no --dynamo_backend no script.py
+
+(`--num_machines 2 --machine_rank 0 --main_process_ip ADDRESS` for hosts). With `device="cpu"` the same command trains
+on processes of one machine over gloo. Each process takes `batch_size` films per step, so the step grows with the number
+of processes.
 """
 
 import hashlib
 import json
-import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
+from cliniqure_utils import engine
+from cliniqure_utils.engine import NonFiniteLoss
 from cliniqure_utils.runs import atomic_path, write_json
 
 SCHEDULERS = {"cosine": "cosine", "constant": "constant", "linear": "linear"}
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the message names the images of the batch."""
+__all__ = ["SCHEDULERS", "NonFiniteLoss", "fit", "load_model", "precision", "save_model"]
 
 
 def fit(
@@ -48,9 +55,15 @@ def fit(
     param_groups: Callable[[nn.Module], list[dict]] | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     metric: str | None = None,
+    patience: int | None = None,
+    sample_weights: Sequence[float] | None = None,
+    ema_decay: float | None = None,
     mixed_precision: bool = True,
     n_workers: int = 0,
+    n_processes: int = 1,
     log_steps: int | None = None,
+    checkpoint_steps: int | None = None,
+    resumable: bool = True,
     description: str = "training",
 ) -> pd.DataFrame:
     """Train `model` in place.
@@ -58,12 +71,13 @@ def fit(
     Args:
         model: `model(**batch)` returns a dict with a scalar `loss`.
         train_dataset: Map-style data set of dicts; an `image_id` in an item is kept out of the model and named when
-            the loss is not finite.
+            the loss is not finite. A `set_epoch(epoch)` method is called before each epoch.
         output_dir: Holds checkpoints while training runs, so that a killed run resumes at its last epoch; removed at
             the end.
         seed: Seeds data order, dropout and augmentation.
         device: "cpu", "cuda", "mps".
         epochs: Passes over the data; `max_steps` above 0 limits the steps instead.
+        batch_size: Items per step and process.
         optimizer: "adam" (the paper's, L2 weight decay) or "adamw" (decoupled).
         scheduler: A key of SCHEDULERS, stepped after each batch.
         warmup_steps: Steps with a linearly growing learning rate, before the schedule.
@@ -72,9 +86,19 @@ def fit(
         param_groups: model -> optimizer groups, each a dict with `params` and its own `lr`. Default: one group.
         evaluate: model (in eval mode, no gradients) -> dict of validation metrics, called after each epoch.
         metric: Name among them; the epoch with its largest value is the one kept. None keeps the last epoch.
+        patience: Stop when `metric` has not grown for so many epochs. None trains to the end.
+        sample_weights: One weight per item: draws items in proportion to it, with replacement, as many as there are
+            (`loaders.balance_weights`). None takes every item once per epoch.
+        ema_decay: Keep an exponential moving average of the weights with this decay (such as 0.999); it is what
+            `evaluate` sees and what is kept. None: the weights themselves.
         mixed_precision: Use it where the device has it (CUDA); a CPU computes in float32.
         n_workers: Loader processes; 0 loads in this one.
+        n_processes: Above 1, train on so many processes or GPUs through `accelerate launch`, see the module. Everything
+            given is pickled for them.
         log_steps: A row of history every so many steps, for trainings shorter than an epoch. Default: every epoch.
+        checkpoint_steps: A checkpoint every so many steps too, for long epochs. Resuming from one is exact if items
+            do not draw from torch's global random numbers (`FilmDataset(seed=...)`).
+        resumable: False writes no checkpoints, for short trainings of large models; `metric` then must be None.
         description: Text of the progress bar.
 
     Returns:
@@ -82,17 +106,18 @@ def fit(
 
     Raises:
         NonFiniteLoss: With the image ids of the batch.
-        ValueError: Unknown optimizer or scheduler, an empty data set, or a `metric` that `evaluate` does not return.
+        ValueError: Unknown optimizer or scheduler, an empty data set, a `metric` that `evaluate` does not return, or
+            settings that contradict each other.
+        RuntimeError: A process of a spread training ended; the message has its last lines.
     """
-    if optimizer not in ("adam", "adamw"):
-        raise ValueError(f"unknown optimizer {optimizer!r}; expected adam or adamw")
-    if scheduler not in SCHEDULERS:
-        raise ValueError(f"unknown scheduler {scheduler!r}; expected one of {', '.join(SCHEDULERS)}")
-    if len(train_dataset) == 0:
-        raise ValueError("the training data set is empty; there is nothing to train on")
+    settings = {name: value for name, value in locals().items() if name not in ("model", "train_dataset")}
+    _check(settings, len(train_dataset))
     output_dir = Path(output_dir)
-    cuda = str(device).startswith("cuda")
-    bf16 = mixed_precision and cuda and torch.cuda.is_bf16_supported()
+    if n_processes > 1:
+        from cliniqure_utils.spread import fit_spread
+
+        return fit_spread(model, train_dataset, settings)
+    fp16, bf16 = precision(device, mixed_precision)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=epochs,
@@ -107,11 +132,11 @@ def fit(
         data_seed=seed,
         use_cpu=str(device) == "cpu",
         bf16=bf16,
-        fp16=mixed_precision and cuda and not bf16,
+        fp16=fp16,
         logging_strategy="steps" if log_steps else "epoch",
         logging_steps=log_steps or 500,
         eval_strategy="epoch" if evaluate else "no",
-        save_strategy="epoch",
+        save_strategy="epoch" if resumable else "no",
         save_total_limit=2,
         load_best_model_at_end=metric is not None,
         metric_for_best_model=metric,
@@ -121,139 +146,89 @@ def fit(
         disable_tqdm=True,
         report_to=[],
         dataloader_num_workers=n_workers,
-        dataloader_pin_memory=cuda,
+        dataloader_pin_memory=str(device).startswith("cuda"),
         full_determinism=False,
     )
-    settings = {
-        key: getattr(arguments, key)
-        for key in ("num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "weight_decay",
-                    "warmup_steps", "max_grad_norm", "seed", "metric_for_best_model")
-    }  # fmt: skip
-    settings |= {"optimizer": optimizer, "scheduler": scheduler, "items": len(train_dataset)}
-    settings["model"] = hashlib.sha256(
-        "\n".join(f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()).encode()
-    ).hexdigest()
-    checkpoint = _usable_checkpoint(output_dir, settings)
-    history = _History(description)
-    trainer = _Trainer(
-        model=model if _trainer_may_edit(model) else _Bare(model),
+    with arguments.main_process_first(local=False):  # one process clears the folder, the others look afterwards
+        checkpoint = engine.usable_checkpoint(output_dir, _fingerprint(model, train_dataset, settings, arguments))
+    if checkpoint and metric:
+        state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+        if engine.patience_is_over(state["log_history"], metric, patience):
+            arguments.max_steps = state["global_step"]  # killed after its early stop: nothing is left to train
+    averaged = engine.AveragedWeights(model, ema_decay) if ema_decay is not None else None
+    if averaged and checkpoint:
+        averaged.load(checkpoint)
+    history = engine.History(description, metric, patience, train_dataset, checkpoint_steps if resumable else None)
+    trainer = engine.OurTrainer(
+        model=model if engine.trainer_may_edit(model) else engine.Bare(model),
         subject=model,
         args=arguments,
         train_dataset=train_dataset,
         eval_dataset=train_dataset if evaluate else None,
         data_collator=collate or torch.utils.data.default_collate,
-        callbacks=[history],
+        callbacks=[history, *([averaged] if averaged else [])],
         optimizer_kind=optimizer,
         param_groups=param_groups,
         evaluate_with=evaluate,
         metric=metric,
+        sample_weights=sample_weights,
+        averaged=averaged,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=checkpoint)
-    shutil.rmtree(output_dir, ignore_errors=True)
+    if averaged:
+        if metric:
+            averaged.load(trainer.state.best_model_checkpoint)
+        model.load_state_dict(averaged.average)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        shutil.rmtree(output_dir, ignore_errors=True)
     model.eval()
     return history.table(trainer.state.log_history)
 
 
-def _usable_checkpoint(output_dir: Path, settings: dict) -> str | None:
-    """The last checkpoint when it was made with the same settings; anything else in the folder is cleared."""
-    mark = output_dir / "settings.json"
-    text = json.loads(json.dumps(settings, default=str))
-    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == text:
-        return get_last_checkpoint(str(output_dir))
-    shutil.rmtree(output_dir, ignore_errors=True)
-    write_json(mark, text)
-    return None
+def precision(device: str, mixed_precision: bool) -> tuple[bool, bool]:
+    """(fp16, bf16) to train in: neither on a CPU, bf16 on a GPU that computes in it, else fp16 with loss scaling."""
+    cuda = mixed_precision and str(device).startswith("cuda")
+    bf16 = cuda and torch.cuda.is_bf16_supported()
+    return cuda and not bf16, bf16
 
 
-class _History(TrainerCallback):
-    """One progress bar over all steps, and the table of epochs."""
-
-    def __init__(self, description: str):
-        self.description, self.bar = description, None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        from tqdm.auto import tqdm
-
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.description, unit="step")
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update(1)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs:
-            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}")
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
-
-    @staticmethod
-    def table(log_history: list[dict]) -> pd.DataFrame:
-        rows: dict[int, dict] = {}
-        for entry in log_history:
-            if "train_runtime" in entry:
-                continue
-            row = rows.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]})
-            row.update({key.removeprefix("eval_"): value for key, value in entry.items() if key not in row})
-        return pd.DataFrame(list(rows.values()))
+def _check(settings: dict, n_items: int) -> None:
+    if settings["optimizer"] not in ("adam", "adamw"):
+        raise ValueError(f"unknown optimizer {settings['optimizer']!r}; expected adam or adamw")
+    if settings["scheduler"] not in SCHEDULERS:
+        raise ValueError(f"unknown scheduler {settings['scheduler']!r}; expected one of {', '.join(SCHEDULERS)}")
+    if n_items == 0:
+        raise ValueError("the training data set is empty; there is nothing to train on")
+    if settings["patience"] is not None and (settings["metric"] is None or settings["patience"] < 1):
+        raise ValueError("patience needs a metric to watch, and at least 1 epoch")
+    if settings["metric"] is not None and settings["evaluate"] is None:
+        raise ValueError(f"metric {settings['metric']!r} needs a function `evaluate` that returns it")
+    if settings["metric"] is not None and not settings["resumable"]:
+        raise ValueError("keeping the best epoch needs checkpoints; leave resumable=True or metric=None")
+    weights = settings["sample_weights"]
+    if weights is not None and len(weights) != n_items:
+        raise ValueError(f"expected one sample weight per item, found {len(weights)} for {n_items} items")
 
 
-class _Bare(nn.Module):
-    """Hides a model's `config` from the Trainer, which would write its own settings into it."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, **batch):
-        return self.model(**batch)
-
-
-def _trainer_may_edit(model: nn.Module) -> bool:
-    from transformers import PretrainedConfig
-
-    return getattr(model, "config", None) is None or isinstance(model.config, PretrainedConfig)
+def _fingerprint(model: nn.Module, train_dataset, settings: dict, arguments: TrainingArguments) -> dict:
+    """What must be the same for a checkpoint to be resumed."""
+    names = ("epochs", "max_steps", "batch_size", "learning_rate", "weight_decay", "optimizer", "scheduler",
+             "warmup_steps", "max_grad_norm", "seed", "metric", "ema_decay", "patience")  # fmt: skip
+    weights, ids = settings["sample_weights"], getattr(train_dataset, "image_ids", None)
+    return {
+        **{name: settings[name] for name in names},
+        "items": len(train_dataset),
+        "images": None if ids is None else _hash("\n".join(map(str, ids))),
+        "sample_weights": None if weights is None else _hash(repr([float(w) for w in weights])),
+        "processes": arguments.world_size,
+        "model": _hash("\n".join(f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items())),
+    }
 
 
-class _Trainer(Trainer):
-    def __init__(self, *, subject, optimizer_kind, param_groups, evaluate_with, metric, **kwargs):
-        self._subject = subject
-        self._kind, self._groups, self._evaluate_with, self._metric = (
-            optimizer_kind,
-            param_groups,
-            evaluate_with,
-            metric,
-        )
-        super().__init__(**kwargs)
-
-    def create_optimizer(self, model=None):
-        if self.optimizer is None:
-            trained = [p for p in self.model.parameters() if p.requires_grad]
-            groups = self._groups(self._subject) if self._groups else [{"params": trained}]
-            kind = torch.optim.Adam if self._kind == "adam" else torch.optim.AdamW
-            self.optimizer = kind(groups, lr=self.args.learning_rate, weight_decay=self.args.weight_decay)
-        return self.optimizer
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        inputs = dict(inputs)
-        image_ids = inputs.pop("image_id", None)
-        outputs = model(**inputs)
-        loss = outputs["loss"]
-        if not math.isfinite(loss.item()):
-            names = ", ".join(map(str, image_ids)) if image_ids is not None else "unknown"
-            raise NonFiniteLoss(f"loss is {loss.item()} at step {self.state.global_step}; images of the batch: {names}")
-        return (loss, outputs) if return_outputs else loss
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        self.model.eval()
-        with torch.no_grad():
-            metrics = dict(self._evaluate_with(self._subject))
-        if self._metric is not None and self._metric not in metrics:
-            raise ValueError(f"metric {self._metric!r} is not among those evaluated: {', '.join(metrics)}")
-        metrics = {f"eval_{key}": float(value) for key, value in metrics.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save_model(model: nn.Module, folder: str | Path, settings: dict) -> None:

@@ -112,6 +112,57 @@ def test_macro_auroc_bootstrap_equals_rescoring(random_labels):
     assert (low, high) == pytest.approx(tuple(np.quantile(macro, [0.025, 0.975])), abs=1e-12)
 
 
+def test_average_precision_of_classes_equals_scikit_learn_also_resampled(random_labels):
+    references, _ = random_labels
+    probabilities = np.random.default_rng(3).random(references.shape).round(1)  # many ties
+    found = metrics.average_precision(references=references, probabilities=probabilities)
+    for k in range(5):
+        assert found[k] == pytest.approx(sk.average_precision_score(references[:, k], probabilities[:, k]), abs=1e-12)
+    assert np.isnan(found[5]), "no positive image"
+    names = [f"class {k}" for k in range(6)]
+    table = metrics.per_class_intervals(
+        references=references, probabilities=probabilities, class_names=names, n_resamples=40, seed=5
+    )
+    assert table.positives.tolist() == references.sum(0).tolist()
+    counts = metrics.resample_counts(len(references), 40, 5)
+    for name, score in (("auroc", sk.roc_auc_score), ("ap", sk.average_precision_score)):
+        values = [score(references[:, 1], probabilities[:, 1], sample_weight=row) for row in counts]
+        low, high = np.quantile(values, [0.025, 0.975])
+        assert table.loc["class 1", [f"{name}_low", f"{name}_high"]].tolist() == pytest.approx([low, high], abs=1e-9)
+        point = score(references[:, 1], probabilities[:, 1])
+        assert table.loc["class 1", name] == pytest.approx(point, abs=1e-12)
+    assert table.loc["class 5"].isna().sum() == 6
+
+
+def test_reliability_by_hand():
+    table = metrics.reliability(references=[0, 0, 1, 1, 1], probabilities=[0.0, 0.2, 0.3, 0.5, 1.0], n_bins=2)
+    assert table.n.tolist() == [3, 2], "0.5 belongs to the upper half"
+    assert table.confidence.tolist() == pytest.approx([0.5 / 3, 0.75])
+    assert table.frequency.tolist() == pytest.approx([1 / 3, 1.0])
+    error = metrics.calibration_error(references=[0, 0, 1, 1, 1], probabilities=[0.0, 0.2, 0.3, 0.5, 1.0], n_bins=2)
+    assert error["ece"] == pytest.approx(3 / 5 * (1 / 3 - 0.5 / 3) + 2 / 5 * 0.25)
+    assert error["brier_prior"] == pytest.approx(0.6 * 0.4)
+    for wrong in (dict(references=[2], probabilities=[0.5]), dict(references=[1], probabilities=[1.1])):
+        with pytest.raises(ValueError, match="must"):
+            metrics.reliability(**wrong)
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.reliability(references=[1], probabilities=[0.1, 0.2])
+
+
+def test_calibration_error_equals_torchmetrics_and_scikit_learn():
+    import torch
+    from torchmetrics.classification import BinaryCalibrationError
+
+    rng = np.random.default_rng(0)
+    probabilities = rng.random(500).astype(np.float32)
+    truth = rng.random(500) < probabilities**2
+    judge = BinaryCalibrationError(n_bins=10, norm="l1")
+    expected = judge(torch.tensor(probabilities), torch.tensor(truth.astype(int))).item()
+    found = metrics.calibration_error(references=truth, probabilities=probabilities)
+    assert found["ece"] == pytest.approx(expected, abs=1e-5)
+    assert found["brier"] == pytest.approx(sk.brier_score_loss(truth, probabilities), abs=1e-6)
+
+
 def test_per_class_scores_equal_scikit_learn(random_labels):
     references, predictions = random_labels
     found = metrics.per_class_scores(references=references, predictions=predictions)
@@ -422,6 +473,100 @@ def test_best_score_threshold_maximises_f1(random_boxes):
         return metrics.box_scores(references=references, predictions=kept, image_ids=ids)["f1"]
 
     assert f1(threshold) == pytest.approx(max(f1(cut) for cut in [*predictions.score[::8], threshold]), abs=1e-12)
+
+
+def test_box_scores_per_class_by_hand():
+    references = boxes(("a", "X", 0, 0, 10, 10), ("b", "X", 0, 0, 10, 10), ("a", "Y", 0, 0, 4, 4))
+    predictions = boxes(
+        ("a", "X", 0, 0, 10, 10, 0.9), ("a", "X", 50, 50, 60, 60, 0.8), ("a", "X", 50, 0, 60, 9, 0.8),
+        ("a", "Z", 0, 0, 4, 4, 0.7),
+    )  # fmt: skip
+    table = metrics.box_scores_per_class(references=references, predictions=predictions)
+    assert table.index.tolist() == ["X", "Y", "Z"]
+    assert table.loc["X"].tolist() == pytest.approx([1 / 3, 1 / 2, 2 / 5, 1, 3, 2])
+    assert table.loc["Y", ["recall", "f1", "predicted"]].tolist() == [0, 0, 0] and np.isnan(table.precision["Y"])
+    assert np.isnan(table.recall["Z"]) and table.precision["Z"] == 0
+    total = metrics.box_scores(references=references, predictions=predictions)
+    assert [total[c] for c in ("hits", "predicted", "referenced")] == table[
+        ["hits", "predicted", "referenced"]
+    ].sum().tolist()
+
+
+def test_thresholds_per_class_by_hand():
+    ids = list("abcdef")
+    references = boxes(*((i, "X", 0, 0, 10, 10) for i in ids), ("a", "Y", 0, 0, 10, 10))
+    hits = [(i, "X", 0, 0, 10, 10, score) for i, score in zip(ids, (0.9, 0.8, 0.7, 0.6, 0.5, 0.05), strict=True)]
+    misses = [
+        (i, "X", 50, 50, 60, 60, score) for i, score in zip("abcdef", (0.4, 0.3, 0.2, 0.1, 0.09, 0.08), strict=True)
+    ]
+    predictions = boxes(*hits, *misses, ("a", "Y", 0, 0, 10, 10, 0.2))
+    found = metrics.best_score_thresholds(
+        references=references, predictions=predictions, class_names=["X", "Y", "Z"], image_ids=ids
+    )
+    # X alone: five hits of six at .5, F1 10 / 11. All together: the same boxes, F1 10 / 12; one more for Y comes with
+    # two false boxes: 12 / 15. Y and Z have fewer than five hits and take the common threshold.
+    assert found == {"X": 0.5, "Y": 0.5, "Z": 0.5}
+    own = metrics.best_score_thresholds(
+        references=references, predictions=predictions, class_names=["X", "Y"], image_ids=ids, least_hits=1
+    )
+    assert own == {"X": 0.5, "Y": 0.2}
+
+
+def test_coco_map_by_hand(random_boxes):
+    references = boxes(("a", "X", 0, 0, 10, 10), ("b", "Y", 0, 0, 10, 10))
+    predictions = boxes(("a", "X", 0, 0, 10, 8.2, 0.9), ("b", "Y", 0, 0, 10, 10, 0.9), ("b", "Z", 0, 0, 10, 10, 0.9))
+    found = metrics.coco_map(references=references, predictions=predictions, image_ids=["a", "b", "c"])
+    # X has IoU .82: a hit at .50, .55 ... .80, which is 7 of 10 thresholds.
+    assert found["map/X"] == pytest.approx(0.7) and found["recall_100/X"] == pytest.approx(0.7)
+    assert found["map"] == pytest.approx(0.85) and found["map_50"] == found["map_75"] == pytest.approx(1)
+    assert "map/Z" not in found
+    references, predictions, ids = random_boxes
+    found = metrics.coco_map(references=references, predictions=predictions, image_ids=ids)
+    ours, _ = metrics.mean_average_precision(references=references, predictions=predictions, iou_threshold=0.5)
+    assert found["map_50"] == pytest.approx(ours, abs=0.015), "101 recalls against all of them"
+    nothing = metrics.coco_map(references=references.iloc[:0], predictions=predictions, image_ids=ids)
+    assert np.isnan(nothing["map"])
+
+
+def test_froc_by_hand():
+    references = boxes(("a", "X", 0, 0, 10, 10), ("b", "X", 0, 0, 10, 10))
+    predictions = boxes(
+        ("a", "X", 0, 0, 10, 10, 0.9), ("c", "X", 0, 0, 9, 9, 0.8), ("b", "X", 0, 0, 10, 10, 0.7),
+        ("d", "Z", 0, 0, 9, 9, 0.6),
+    )  # fmt: skip
+    curve, summary = metrics.froc(references=references, predictions=predictions, image_ids=list("abcd"))
+    assert curve.score.tolist() == [0.9, 0.8, 0.7, 0.6]
+    assert curve.false_per_image.tolist() == [0, 0.25, 0.25, 0.5]
+    assert curve.sensitivity.tolist() == [0.5, 0.5, 1, 1]
+    assert summary["sensitivity@0.125"] == 0.5 and summary["sensitivity@0.25"] == summary["sensitivity@8"] == 1
+    assert summary["score"] == pytest.approx((0.5 + 6) / 7)
+    _, none = metrics.froc(references=references, predictions=predictions.iloc[:0], image_ids=list("abcd"))
+    assert none["score"] == 0
+
+
+def test_froc_interval_equals_rescoring(random_boxes):
+    references, predictions, ids = random_boxes
+    _, summary = metrics.froc(references=references, predictions=predictions, image_ids=ids, n_resamples=20, seed=4)
+    scores = []
+    for row in metrics.resample_counts(len(ids), 20, 4):
+        copies = [(image_id, n) for image_id, count in zip(ids, row, strict=True) for n in range(count)]
+        tables = [
+            pd.concat([t[t.image_id == i].assign(image_id=f"{i} {n}") for i, n in copies])
+            for t in (references, predictions)
+        ]
+        names = [f"{i} {n}" for i, n in copies]
+        scores.append(metrics.froc(references=tables[0], predictions=tables[1], image_ids=names)[1]["score"])
+    expected = np.quantile(scores, [0.025, 0.975])
+    assert [summary["score_low"], summary["score_high"]] == pytest.approx(expected, abs=1e-9)
+
+
+def test_no_finding_becomes_a_class_of_its_own():
+    references = boxes(("a", "X", 0, 0, 10, 10), ("b", "No finding", np.nan, np.nan, np.nan, np.nan))
+    sizes = {"a": (20, 30), "b": (40, 50), "c": (60, 70)}
+    table = metrics.with_no_finding_boxes(references, ["a", "b", "c"], sizes)
+    assert table[["image_id", "class_name", *BOX]].to_numpy().tolist() == [
+        ["a", "X", 0, 0, 10, 10], ["b", "No finding", 0, 0, 40, 50], ["c", "No finding", 0, 0, 60, 70]
+    ]  # fmt: skip
 
 
 def test_mean_box_baseline_by_hand():

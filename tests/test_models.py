@@ -1,12 +1,14 @@
 """Trunks, loaders, detector, classifier and the training engine: shapes from the paper, arithmetic by hand."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from cliniqure_utils import classification, detection, loaders, training, trunks, vindr
+from cliniqure_utils import classification, detection, gradcam, loaders, metrics, training, trunks, vindr
 
 torch.set_num_threads(1)
 
@@ -110,6 +112,120 @@ def test_a_flip_moves_film_and_boxes_together_and_keeps_labels_in_step():
     assert moved["image"][0, 2:4, 7:9].min() == 1
 
 
+def test_a_turned_film_stays_inside_its_turned_box():
+    from torchvision import tv_tensors
+
+    film = torch.zeros(1, 64, 64)
+    film[0, 24:40, 20:50] = 1  # 30 x 16 pixels
+    turn = loaders.augmentation(rotate_probability=0.5, rotate_degrees=10.0, flip_probability=0.5)
+    box = tv_tensors.BoundingBoxes([[20.0, 24.0, 50.0, 40.0]], format="XYXY", canvas_size=(64, 64))
+    sample = {"image": tv_tensors.Image(film), "boxes": box, "labels": torch.tensor([5])}
+    torch.manual_seed(0)
+    straight = mirrored = 0
+    for _ in range(400):
+        moved = turn(sample)
+        x_min, y_min, x_max, y_max = moved["boxes"][0].tolist()
+        bright = (moved["image"][0] > 0.5).nonzero()
+        assert y_min - 1 <= bright[:, 0].min() and bright[:, 0].max() <= y_max
+        assert x_min - 1 <= bright[:, 1].min() and bright[:, 1].max() <= x_max
+        # A 30 x 16 box turned by a spans 30 cos a + 16 sin a by 16 cos a + 30 sin a, at most this at 10 degrees.
+        assert x_max - x_min <= 32.4 and y_max - y_min <= 21.0
+        straight += (y_max - y_min) < 16.01
+        mirrored += (x_min + x_max) < 64 - 3 and (y_max - y_min) < 16.01
+    assert 170 <= straight <= 230 and 79 <= mirrored <= 121, "half of 400, half of those: three standard deviations"
+
+
+def test_a_draw_depends_on_seed_epoch_and_film_alone(films):
+    folder, index, merged = films
+    sizes, boxes = loaders.dicom_sizes(index), loaders.boxes_per_class(merged)
+
+    def batches(n_workers, epoch=0):
+        augment = loaders.augmentation(flip_probability=0.5, shift=0.1, exposure=0.1)
+        dataset = loaders.FilmDataset(folder, ["a", "b", "c", "d"], 32, sizes, boxes, augment, seed=7)
+        dataset = pickle.loads(pickle.dumps(dataset))  # as a worker under spawn receives it
+        dataset.set_epoch(epoch)
+        torch.manual_seed(n_workers)  # torch's own random numbers must not matter
+        loader = torch.utils.data.DataLoader(dataset, 2, num_workers=n_workers, collate_fn=loaders.collate)
+        return torch.cat([batch["image"] for batch in loader])
+
+    assert torch.equal(batches(0), batches(2))
+    assert not torch.equal(batches(0), batches(0, epoch=1))
+
+
+def test_films_are_kept_in_memory_only_as_far_as_they_fit(films, monkeypatch):
+    folder, index, _ = films
+    monkeypatch.setattr(loaders, "KEEP_BYTES", 4 * 32 * 32)
+    sizes = loaders.dicom_sizes(index)
+    assert loaders.FilmDataset(folder, ["a", "b", "c", "d"], 32, sizes).keep_in_memory
+    assert not loaders.FilmDataset(folder, ["a", "b", "c", "d"], 33, sizes).keep_in_memory
+    assert loaders.FilmDataset(folder, ["a"], 64, sizes, keep_in_memory=True).keep_in_memory
+
+
+@pytest.mark.parametrize("class_id", [-1, 14, 99])
+def test_a_box_of_an_unknown_class_never_becomes_a_label(films, class_id):
+    folder, index, merged = films
+    boxes = loaders.boxes_per_class(merged).assign(class_id=class_id)
+    with pytest.raises(ValueError, match="expected 0 to 13"):
+        loaders.FilmDataset(folder, ["a"], 32, loaders.dicom_sizes(index), boxes)
+
+
+READINGS = pd.DataFrame(
+    [("a", "R1", 3), ("a", "R1", 3), ("a", "R2", 3), ("a", "R3", 0), ("b", "R1", 14), ("b", "R2", 14), ("b", "R3", 8),
+     ("c", "R1", 5), ("c", "R2", 5), ("c", "R3", 5), ("d", "R1", 14), ("d", "R2", 14), ("d", "R3", 14)],
+    columns=["image_id", "rad_id", "class_id"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rule, expected",
+    [("any", [{0, 3}, {8}, {5}, {14}]), ("majority", [{3}, {14}, {5}, {14}]), ("consensus", [{14}, {14}, {5}, {14}])],
+)
+def test_label_rules_by_hand(rule, expected):
+    labels = loaders.reader_labels(READINGS, ["a", "b", "c", "d"], rule)
+    assert list(labels.columns) == list(classification.CLASSES)
+    assert [set(np.flatnonzero(row)) for row in labels.to_numpy()] == expected
+    assert (labels["No finding"] == 1 - labels.drop(columns="No finding").max(axis=1)).all(), "it excludes all others"
+
+
+def test_label_rules_with_readers_who_left_no_row_and_their_refusals():
+    findings = READINGS[READINGS.class_id != 14]
+    full = loaders.reader_labels(READINGS, ["a", "b", "c", "d"], "majority")
+    again = loaders.reader_labels(findings, ["a", "b", "c", "d"], "majority", n_readers=3)
+    pd.testing.assert_frame_equal(full, again)
+    assert loaders.reader_labels(READINGS, ["a", "d"], "any").equals(vindr.label_matrix(READINGS, ["a", "d"]))
+    with pytest.raises(ValueError, match="unknown label rule 'most'; expected one of any, majority, consensus"):
+        loaders.reader_labels(READINGS, ["a"], "most")
+    with pytest.raises(ValueError, match="film e has no reader"):
+        loaders.reader_labels(READINGS, ["e"])
+    with pytest.raises(ValueError, match="film a has 3 readers, more than 2"):
+        loaders.reader_labels(READINGS, ["a"], n_readers=2)
+
+
+def test_labels_of_a_rule_replace_the_targets_that_follow_from_boxes(films):
+    folder, index, merged = films
+    labels = pd.DataFrame(0, index=["a", "b"], columns=list(classification.CLASSES))
+    labels.loc["a", "Cardiomegaly"] = labels.loc["b", "No finding"] = 1
+    sizes, boxes = loaders.dicom_sizes(index), loaders.boxes_per_class(merged)
+    dataset = loaders.FilmDataset(folder, ["b", "a"], 32, sizes, boxes, labels=labels)
+    assert dataset[1]["targets"].nonzero().flatten().tolist() == [3]
+    assert len(dataset[1]["boxes"]) == 3, "the boxes stay what they are"
+    with pytest.raises(ValueError, match="1 of 2 films have no row in the labels, the first is c"):
+        loaders.FilmDataset(folder, ["a", "c"], 32, sizes, boxes, labels=labels)
+
+
+def test_balance_weights_by_hand():
+    labels = np.zeros((100, 3), int)
+    labels[:50, 0] = labels[:4, 1] = labels[0, 2] = 1
+    weights = loaders.balance_weights(labels, least_share=0.16)
+    # shares .50, .04, .01: repeat factors 1, sqrt(.16 / .04) = 2, sqrt(16) = 4; a film takes its largest
+    assert weights.tolist() == [4.0, 2.0, 2.0, 2.0] + [1.0] * 96
+
+
+def test_loader_processes_only_beside_a_gpu():
+    assert loaders.worker_count(-1, "cpu") == loaders.worker_count(4, "cpu") == 0
+    assert loaders.worker_count(4, "cuda") == 4 and loaders.worker_count(-1, "cuda") >= 1
+
+
 # ---- detector
 
 
@@ -174,6 +290,132 @@ def test_fpn_needs_one_anchor_scale_per_map():
     assert detector.network.transform.max_size == 64
 
 
+def test_fpn_takes_several_sides_per_map_and_then_no_small_box_is_without_an_anchor():
+    """Case C48: boxes of 8-16 pixels at 224; the default anchors 32-512 reach IoU 0.3 with none of them."""
+    rng = np.random.default_rng(0)
+    side, ratio, corner = rng.uniform(8, 16, 200), rng.uniform(0.5, 2, 200), rng.uniform(0, 200, (200, 2))
+    size = np.stack([side / np.sqrt(ratio), side * np.sqrt(ratio)], axis=1)
+    boxes = np.concatenate([corner, corner + size], axis=1)
+    settings = dict(backbone="resnet18", neck="fpn", image_size=224, head_width=16)
+    small = detection.build_detector(**settings, anchor_scales=[[11, 16], [23, 32], [45, 64], [91, 128], [182, 256]])
+    assert small.network.rpn.anchor_generator.sizes[0] == (11.0, 16.0)
+    assert detection.anchor_coverage(small, boxes, 0.3) == 1.0
+    assert detection.anchor_coverage(detection.build_detector(**settings), boxes, 0.3) == 0.0
+    with pytest.raises(ValueError, match="positive sides"):
+        detection.build_detector(**settings, anchor_scales=[0, 1, 2, 3, 4])
+
+
+def test_every_label_comes_back_as_its_own_name(films):
+    folder, index, _ = films
+
+    class Fixed(torch.nn.Module):
+        image_size = 64
+
+        def detect(self, image):
+            labels = torch.arange(1, 15)
+            return [{"boxes": torch.tensor([[0.0, 0, 8, 8]] * 14), "labels": labels, "scores": labels / 20}] * len(
+                image
+            )
+
+    sizes = loaders.dicom_sizes(index)
+    dataset = loaders.FilmDataset(folder, ["a"], 64, sizes)
+    found = detection.predict_boxes(Fixed(), dataset, sizes, progress=False)
+    assert found.class_name.tolist() == list(vindr.FINDINGS)
+    boxes = pd.DataFrame({"image_id": "a", "class_id": range(14), "class_name": vindr.FINDINGS})
+    boxes[loaders.BOX] = [0.0, 0.0, 8.0, 8.0]
+    labels = loaders.FilmDataset(folder, ["a"], 64, sizes, boxes)[0]["box_labels"]
+    assert labels.tolist() == list(range(1, 15)), "a name trains under the number it is read back from; 0 is background"
+
+
+def test_views_are_fused_by_hand():
+    box = torch.tensor([[10.0, 20, 30, 60]])
+    assert detection.unflip(box, 100).tolist() == [[70, 20, 90, 60]]
+    assert torch.equal(detection.unflip(detection.unflip(box, 100), 100), box)
+    first = {
+        "boxes": torch.tensor([[10.0, 10, 50, 50], [60, 60, 80, 80]]),
+        "labels": torch.tensor([4, 9]),
+        "scores": torch.tensor([0.8, 0.5]),
+    }
+    second = {
+        "boxes": torch.tensor([[16.0, 10, 56, 50]]), "labels": torch.tensor([4]), "scores": torch.tensor([0.4])
+    }  # fmt: skip
+    fused = detection.fuse_views([first, second], 100)
+    # Class 4: found by both, corners (.8 * 10 + .4 * 16) / 1.2 = 12 and 52, score the mean .6.
+    # Class 9: found by one of two, so half of .5.
+    assert fused["labels"].tolist() == [4, 9]
+    np.testing.assert_allclose(fused["boxes"], [[12, 10, 52, 50], [60, 60, 80, 80]], atol=1e-4)
+    np.testing.assert_allclose(fused["scores"], [0.6, 0.25], atol=1e-6)
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
+    assert detection.fuse_views([nothing, nothing], 100)["boxes"].shape == (0, 4)
+
+
+def test_flipped_views_lie_on_the_film_itself(films):
+    """A detector that finds the brightest column finds it in the same place on both views."""
+    folder, index, _ = films
+
+    class Column(torch.nn.Module):
+        image_size = 64
+
+        def detect(self, image):
+            found = []
+            for film in image:
+                x = float(film[0].sum(0).argmax())
+                box = torch.tensor([[x, 0.0, x + 1, 64.0]])
+                found.append({"boxes": box, "labels": torch.tensor([1]), "scores": torch.tensor([0.5])})
+            return found
+
+    sizes = loaders.dicom_sizes(index)
+    dataset = loaders.FilmDataset(folder, ["a", "b"], 64, sizes)
+    plain = detection.predict_boxes(Column(), dataset, sizes, progress=False)
+    fused = detection.predict_boxes(Column(), dataset, sizes, progress=False, flip=True)
+    pd.testing.assert_frame_equal(plain, fused, atol=0.02)
+
+
+def test_gate_by_hand():
+    boxes = pd.DataFrame(
+        [("a", "ILD", 0.9), ("a", "ILD", 0.2), ("b", "ILD", 0.7), ("c", "ILD", 0.6)],
+        columns=["image_id", "class_name", "score"],
+    ).assign(x_min=1.0, y_min=2.0, x_max=3.0, y_max=4.0)
+    sizes = {i: (100, 200) for i in "abcd"}
+    gated = detection.gate_predictions(boxes, {"a": 0.96, "b": 0.5, "c": 0.07, "d": 0.2}, sizes)
+    rows = [(r.image_id, r.class_name, round(r.score, 6)) for r in gated.itertuples()]
+    assert rows == [
+        ("a", "ILD", 0.9), ("a", "ILD", 0.2),  # surely abnormal: the detector alone
+        ("b", "ILD", 0.7), ("b", "No finding", 0.5),  # both
+        ("c", "No finding", 1.0),  # surely normal: no boxes
+        ("d", "No finding", 0.8),  # nothing detected
+    ]  # fmt: skip
+    assert gated[gated.class_name == "No finding"].x_max.tolist() == [100.0] * 3
+    assert list(gated.columns) == list(boxes.columns)
+    with pytest.raises(ValueError, match="film c has boxes but no probability"):
+        detection.gate_predictions(boxes, {"a": 1.0, "b": 1.0}, sizes)
+    with pytest.raises(ValueError, match="0 <= low <= high"):
+        detection.gate_predictions(boxes, {}, sizes, low=0.9, high=0.1)
+
+
+def test_gate_raises_the_contest_score_in_a_hand_counted_case():
+    reference = pd.DataFrame([("a", "ILD", 0.0, 0.0, 9.0, 9.0)], columns=["image_id", "class_name", *loaders.BOX])
+    found = pd.DataFrame(
+        [("b", "ILD", 0.9, 0.0, 0.0, 9.0, 9.0), ("a", "ILD", 0.8, 0.0, 0.0, 9.0, 9.0)],
+        columns=["image_id", "class_name", "score", *loaders.BOX],
+    )
+    sizes = {"a": (10, 10), "b": (10, 10)}
+    references = metrics.with_no_finding_boxes(reference, ["a", "b"], sizes)
+    before = metrics.mean_average_precision(references=references, predictions=found)
+    assert before == (0.25, {"ILD": 0.5, "No finding": 0.0})
+    gated = detection.gate_predictions(found, {"a": 0.99, "b": 0.01}, sizes)
+    assert metrics.mean_average_precision(references=references, predictions=gated)[0] == 1.0
+
+
+def test_rescoring_by_hand():
+    found = pd.DataFrame({"image_id": ["a", "a", "b"], "class_name": ["ILD", "Consolidation", "ILD"], "score": 0.8})
+    probabilities = pd.DataFrame({"ILD": [0.25, 1.0], "Consolidation": [0.0, 0.5]}, index=["a", "b"])
+    assert detection.rescore_predictions(found, probabilities).score.tolist() == pytest.approx([0.4, 0.0, 0.8])
+    assert detection.rescore_predictions(found, probabilities, power=1).score.tolist() == pytest.approx([0.2, 0, 0.8])
+    with pytest.raises(ValueError, match="film b has a box of ILD but no probability"):
+        detection.rescore_predictions(found, probabilities.loc[["a"]])
+
+
 def test_anchor_coverage_by_hand():
     detector = small_detector(anchor_scales=[16], aspect_ratios=[1.0])
     # Anchors are 16 x 16 around multiples of 8 pixels: one meets the first box exactly, none the second.
@@ -205,6 +447,125 @@ def test_heatmap_loss_prefers_the_right_map():
     right, wrong = (mask * 2 - 1) * 8, (mask.flip(-2) * 2 - 1) * 8
     values = [classification.heatmap_loss(m, boxes, labels, 32).item() for m in (right, wrong)]
     assert values[0] < 0.02 < values[1]
+
+
+def test_losses_by_hand():
+    logits, targets = torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    plain = classification.MultilabelLoss()(logits, targets)
+    assert plain.item() == pytest.approx(np.log(2))
+    weighted = classification.MultilabelLoss("weighted", [3.0, 1.0])(logits, targets)
+    assert weighted.item() == pytest.approx((3 * np.log(2) + np.log(2)) / 2)
+    asymmetric = classification.MultilabelLoss("asymmetric")(logits, targets)
+    # Positive: ln 2. Negative: p = .5 - .05 = .45, .45^4 * -ln(.55) = .04100625 * .59783700.
+    assert asymmetric.item() == pytest.approx((0.69314718 + 0.04100625 * 0.59783700) / 2, abs=1e-6)
+    for wrong in ("focal", "weighted"):
+        with pytest.raises(ValueError):
+            classification.MultilabelLoss(wrong)
+    labels = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]])
+    assert classification.positive_weights(labels).tolist() == [3.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["seresnet_tiny", "seresnet18"])
+def test_losses_reach_the_model_and_are_not_part_of_its_file(name, tmp_path):
+    weight = [2.0] * 15
+    model = classification.build_classifier(name, loss="weighted", positive_weight=weight).eval()
+    plain = classification.build_classifier(name).eval()
+    plain.load_state_dict(model.state_dict())  # no key more, no key less
+    film, targets = torch.rand(2, 1, 64, 64), torch.ones(2, 15)
+    assert model(film, targets)["loss"].item() == pytest.approx(2 * plain(film, targets)["loss"].item(), rel=1e-5)
+
+
+def test_temperature_equals_a_logistic_regression_without_intercept():
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 4, (4000, 2))
+    truth = rng.random((4000, 2)) < 1 / (1 + np.exp(-logits / [2.5, 0.5]))
+    sure = 1 / (1 + np.exp(-logits))
+    found = classification.fit_temperature(truth, sure, per_class=True)
+    clipped = np.log(sure / (1 - sure)).clip(-13.815, 13.815)
+    for k in range(2):
+        slope = LogisticRegression(C=np.inf, fit_intercept=False).fit(clipped[:, [k]], truth[:, k]).coef_[0, 0]
+        assert found[k] == pytest.approx(1 / slope, rel=1e-3)
+    honest = classification.apply_temperature(sure, found)
+    errors = [metrics.calibration_error(references=truth, probabilities=p)["ece"] for p in (sure, honest)]
+    assert errors[1] < 0.02 < errors[0]
+    np.testing.assert_array_equal(sure.argsort(0), honest.argsort(0))
+    assert classification.fit_temperature(truth, sure).shape == (2,)
+    assert classification.fit_temperature(np.zeros((3, 1)), np.full((3, 1), 0.2), per_class=True).tolist() == [1.0]
+
+
+# ---- where a classifier looks
+
+
+class Blobs(torch.nn.Module):
+    """Class 0 is the mean brightness, class 1 the mean darkness; the map is the film itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 2, 1, bias=False)
+        self.conv.weight.data = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
+
+    def forward(self, image):
+        return {"logits": self.conv(image).mean((2, 3))}
+
+
+def test_grad_cam_by_hand():
+    film = torch.zeros(2, 1, 8, 8)
+    film[0, 0, 2:4, 5:7], film[1, 0, 0, 0] = 0.8, 0.4
+    maps = gradcam.grad_cam(Blobs(), film, [0, 0])
+    np.testing.assert_allclose(maps, (film / film.amax((2, 3), keepdim=True))[:, 0], atol=1e-6)
+    assert gradcam.grad_cam(Blobs(), film, [1, 1]).max() == 0, "nothing speaks for darkness"
+    with pytest.raises(ValueError, match="one class per film, found 1 for 2"):
+        gradcam.grad_cam(Blobs(), film, [0])
+    with pytest.raises(ValueError, match="no convolutional map"):
+        gradcam.last_map(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("name", ["seresnet_tiny", "seresnet18"])
+def test_grad_cam_of_our_classifiers(name):
+    torch.manual_seed(0)
+    model = classification.build_classifier(name).train()
+    maps = gradcam.grad_cam(model, torch.rand(2, 1, 64, 64), [3, 14])
+    assert maps.shape == (2, 64, 64) and maps.dtype == np.float32 and 0 <= maps.min() <= maps.max() <= 1
+    assert all(p.grad is None for p in model.parameters()), "it leaves no gradient behind"
+    with torch.no_grad():
+        gradcam.grad_cam(model, torch.rand(1, 1, 64, 64), [0])
+
+
+def test_pointing_game_by_hand():
+    maps = np.zeros((4, 8, 8))
+    maps[0, 2, 5] = maps[1, 0, 0] = maps[3, 7, 7] = 1  # the third map is flat
+    boxes = [
+        np.array([[5, 2, 7, 4]]),
+        np.array([[1, 1, 4, 4], [4, 4, 8, 8]]),
+        np.array([[0, 0, 8, 8]]),
+        np.zeros((0, 4)),
+    ]
+    np.testing.assert_array_equal(gradcam.pointing_game(maps, boxes), [1, 0, 0, np.nan])
+    np.testing.assert_array_equal(gradcam.pointing_game(maps, boxes, tolerance=1), [1, 1, 0, np.nan])
+    # 2 x 2 of 64; 3 x 3 + 4 x 4 without overlap; all
+    np.testing.assert_allclose(gradcam.box_share(boxes, 8), [4 / 64, 25 / 64, 1, np.nan])
+
+
+def test_figures_draw_what_is_missing_too():
+    from cliniqure_utils.figures import classification as figures
+    from cliniqure_utils.figures.detection import plot_froc
+
+    table = pd.DataFrame(
+        {"positives": [3, 0], "auroc": [0.8, np.nan], "auroc_low": [0.6, np.nan], "auroc_high": [0.9, np.nan]},
+        index=["ILD", "Calcification"],
+    )
+    figure = figures.plot_intervals(table, "auroc", "AUROC", "", 0.5)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["ILD (3)"]
+    counts = metrics.reliability(references=[0, 1], probabilities=[0.1, 0.9])
+    assert len(figures.plot_reliability({"one": counts, "two": counts}, "").axes) == 2
+    film, flat = np.zeros((8, 8), np.uint8), np.zeros((8, 8))
+    figure = figures.plot_gradcam([film], [flat], [np.zeros((0, 4))], ["ILD"], [np.nan])
+    assert figure.axes[1].get_title() == "no box"
+    curve = pd.DataFrame({"false_per_image": [0.0, 0.5, 20.0], "sensitivity": [0.1, 0.4, 0.9]})
+    figure = plot_froc({"found": curve, "nothing": curve.iloc[:0]}, metrics.FROC_POINTS, "")
+    assert [line.get_ydata()[-1] for line in figure.axes[0].lines[:2]] == [0.4, 0.0], "what lies beyond is not drawn"
 
 
 def test_thresholds_maximise_f1_on_a_hand_counted_case():

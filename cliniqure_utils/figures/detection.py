@@ -105,3 +105,36 @@ def plot_heatmaps(films: Sequence[np.ndarray], maps: Sequence[np.ndarray], boxes
         axes[1, column].contour(grid, grid, heat, levels=[0.25, 0.5, 0.75], colors="white", linewidths=0.9)
         draw_boxes(axes[1, column], box, None, "truth")
     return figure
+
+
+def plot_froc(curves: Mapping[str, pd.DataFrame], points: Sequence[float], title: str):
+    """Free-response curves, false boxes per film on a logarithmic axis.
+
+    Args:
+        curves: Name of the detector -> curve of `metrics.froc` (false_per_image, sensitivity).
+        points: False boxes per film at which the score is read; dotted lines.
+
+    Returns:
+        Figure.
+    """
+    figure, axes = new_figure(1, 1, width=5.2, height=3.4)
+    axis = axes[0, 0]
+    left, right = min(points) / 1.6, max(points) * 1.6
+    for i, (name, curve) in enumerate(curves.items()):
+        # A curve is a staircase: what has been found stays found until the next box is let through.
+        near = curve[curve.false_per_image <= right]
+        x = np.r_[left, near.false_per_image.clip(left), right]
+        y = np.r_[0.0, near.sensitivity, near.sensitivity.iloc[-1] if len(near) else 0.0]
+        axis.step(x, y, where="post", color=CYCLE[i % len(CYCLE)], ls=LINES[i % len(LINES)], lw=1.5, label=name)
+    for point in points:
+        axis.axvline(point, color="grey", ls=":", lw=0.7)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(points, [f"{point:g}" for point in points])
+    axis.minorticks_off()
+    axis.set_xlim(left, right)
+    axis.set_ylim(0, 1)
+    axis.set_xlabel("false boxes per film")
+    axis.set_ylabel("share of reference boxes found")
+    axis.legend(fontsize=8, loc="upper left")
+    axis.set_title(title, fontsize=10)
+    return figure

@@ -5,6 +5,7 @@
 metrics is in `stress`.
 """
 
+from .baselines import mean_box_baseline, whole_image_baseline
 from .bert import (
     BertScorer,
     BertScores,
@@ -16,14 +17,17 @@ from .bert import (
     shuffled_order,
 )
 from .bootstrap import mean_interval, percentile_interval, resample_counts
+from .calibration import calibration_error, reliability
 from .classification import (
     always_one_class,
     auroc,
+    average_precision,
     class_prior,
     classification_intervals,
     classification_scores,
     macro_auroc_interval,
     most_common_labels,
+    per_class_intervals,
     per_class_scores,
     per_image_f1,
     with_no_finding,
@@ -31,17 +35,18 @@ from .classification import (
 from .comparison import holm, paired_classification_difference, paired_difference
 from .contract import METRICS, Metric
 from .detection import (
-    DEFINITIONS,
+    FROC_POINTS,
     best_score_threshold,
-    box_overlap,
+    best_score_thresholds,
     box_scores,
-    check_iou_dice,
+    box_scores_per_class,
+    coco_map,
+    froc,
     map_interval,
     mean_average_precision,
-    mean_box_baseline,
     paired_map_difference,
-    whole_image_baseline,
 )
+from .overlap import DEFINITIONS, box_overlap, check_iou_dice, with_no_finding_boxes
 from .text import (
     MissingExtra,
     chexbert_scores,
@@ -58,6 +63,8 @@ from .text import (
 )
 
 __all__ = [
+    "DEFINITIONS",
+    "FROC_POINTS",
     "BertScorer",
     "BertScores",
     "DEFINITIONS",
@@ -67,20 +74,26 @@ __all__ = [
     "MissingExtra",
     "always_one_class",
     "auroc",
+    "average_precision",
     "bert_scores",
     "bert_scores_by_system",
     "best_score_threshold",
+    "best_score_thresholds",
     "box_overlap",
     "box_scores",
+    "box_scores_per_class",
+    "calibration_error",
     "check_iou_dice",
     "chexbert_scores",
     "class_prior",
     "classification_intervals",
     "classification_scores",
+    "coco_map",
     "encoder_folder",
     "finding_f1",
     "finding_scores",
     "holm",
+    "froc",
     "macro_auroc_interval",
     "map_interval",
     "mean_average_precision",
@@ -94,11 +107,13 @@ __all__ = [
     "paired_classification_difference",
     "paired_difference",
     "paired_map_difference",
+    "per_class_intervals",
     "per_class_scores",
     "per_image_f1",
     "percentile_interval",
     "radgraph_f1",
     "random_pairs",
+    "reliability",
     "resample_counts",
     "reverse_meaning",
     "rouge_l",
@@ -106,4 +121,5 @@ __all__ = [
     "text_scores",
     "whole_image_baseline",
     "with_no_finding",
+    "with_no_finding_boxes",
 ]

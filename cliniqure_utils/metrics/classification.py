@@ -12,6 +12,7 @@ A ratio without a denominator counts as 0, as in scikit-learn with zero_division
 """
 
 import numpy as np
+import pandas as pd
 
 from .bootstrap import percentile_interval, resample_counts
 
@@ -103,6 +104,37 @@ def macro_auroc_interval(
     samples = _weighted_auroc(references, probabilities, resample_counts(len(references), n_resamples, seed))
     means = np.array([np.nanmean(row) if (~np.isnan(row)).any() else np.nan for row in samples])
     return float(point.mean()), *percentile_interval(means)
+
+
+def average_precision(*, references, probabilities) -> np.ndarray:
+    """Average precision of each class: precision where each positive image is reached, averaged over the positives.
+
+    Args, Raises: As `auroc`. A ranking by chance scores the share of positive images, not .5.
+
+    Returns:
+        float (k,) in [0, 1]; NaN where a class has no positive reference. As scikit-learn's average_precision_score.
+    """
+    references, probabilities = _with_scores(references, probabilities)
+    return _weighted_precision(references, probabilities, np.ones((1, len(references))))[0]
+
+
+def per_class_intervals(
+    *, references, probabilities, class_names, n_resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """AUROC and average precision of each class with 95% bootstrap intervals by image.
+
+    Returns:
+        Index class_names; positives, auroc, auroc_low, auroc_high, ap, ap_low, ap_high. NaN as in `auroc` and
+        `average_precision`; a resample without a value is left out of the interval.
+    """
+    references, probabilities = _with_scores(references, probabilities)
+    once, counts = np.ones((1, len(references))), resample_counts(len(references), n_resamples, seed)
+    table = pd.DataFrame({"positives": references.sum(0)}, index=pd.Index(list(class_names), name="class_name"))
+    for name, curve in (("auroc", _weighted_auroc), ("ap", _weighted_precision)):
+        table[name] = curve(references, probabilities, once)[0]
+        intervals = [percentile_interval(column) for column in curve(references, probabilities, counts).T]
+        table[[f"{name}_low", f"{name}_high"]] = intervals
+    return table
 
 
 def always_one_class(n_images: int, n_classes: int, index: int = -1) -> np.ndarray:
@@ -209,4 +241,19 @@ def _weighted_auroc(references: np.ndarray, scores: np.ndarray, weights: np.ndar
         below = np.cumsum(negative, axis=1) - negative / 2  # negatives under each group, ties count half
         pairs = positive.sum(1) * negative.sum(1)
         np.divide((positive * below).sum(1), pairs, out=result[:, k], where=pairs > 0)
+    return result
+
+
+def _weighted_precision(references: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Average precision of every class under every row of image weights: (r, k), NaN without a positive image."""
+    result = np.full((len(weights), references.shape[1]), np.nan)
+    for k in range(references.shape[1]):
+        order = np.argsort(-scores[:, k], kind="stable")
+        ranked, weight = scores[order, k], weights[:, order].astype(float)
+        starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # equal scores enter together
+        true = np.add.reduceat(weight * references[order, k], starts, axis=1)
+        said = np.cumsum(np.add.reduceat(weight, starts, axis=1), axis=1)
+        precision = _ratio(np.cumsum(true, axis=1), said)
+        positives = true.sum(1)
+        np.divide((true * precision).sum(1), positives, out=result[:, k], where=positives > 0)
     return result

@@ -13,7 +13,8 @@ import numpy as np
 
 from .bert import bert_scores
 from .classification import auroc, classification_scores
-from .detection import DEFINITIONS, box_overlap, box_scores, mean_average_precision
+from .detection import box_scores, mean_average_precision
+from .overlap import DEFINITIONS, box_overlap
 from .text import chexbert_scores, finding_f1, finding_scores, meteor_exact_stem, radgraph_f1, text_scores
 
 

@@ -1,0 +1,118 @@
+"""The paper profile: every value of tables 3 and 4 and section 4.2.2, and one optimisation step of both models."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torchvision.transforms import v2
+
+from cliniqure_utils import classification, detection, loaders, training
+from cliniqure_utils.chain.parameters import find_notebooks, read_profile, resolve
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def profile(repository):
+    notebooks = find_notebooks(repository / "notebooks")
+    return resolve(notebooks, read_profile(repository / "notebooks" / "profiles", "paper"), {})
+
+
+@pytest.fixture
+def films(tmp_path):
+    rng = np.random.default_rng(0)
+    for image_id in ("a", "b"):
+        Image.fromarray(rng.integers(0, 256, (300, 250), dtype=np.uint8)).save(tmp_path / f"{image_id}.png")
+    index = pd.DataFrame({"image_id": ["a", "b"], "rows": 3000, "columns": 2500})
+    boxes = pd.DataFrame({"image_id": ["a"], "class_id": [3], "class_name": ["Cardiomegaly"]})
+    boxes[loaders.BOX] = [600.0, 1500.0, 1900.0, 2400.0]
+
+    def dataset(values):
+        augment = loaders.augmentation(
+            values["rotate_probability"], values["rotate_degrees"], values["flip_probability"]
+        )
+        size = values["image_size"]
+        return loaders.FilmDataset(tmp_path, ["a", "b"], size, loaders.dicom_sizes(index), boxes, augment)
+
+    return dataset
+
+
+@pytest.mark.parametrize("notebook", ["02_detect", "03_classify"])
+def test_table_3(profile, notebook):
+    wanted = dict(
+        image_size=224, rotate_probability=0.5, flip_probability=0.5, optimizer="adam", learning_rate=1e-4,
+        weight_decay=1e-5, n_epochs=100, scheduler="cosine", batch_size=4,
+    )  # fmt: skip
+    assert {name: profile[notebook][name] for name in wanted} == wanted
+
+
+def test_table_4(profile):
+    wanted = dict(
+        backbone="resnet50", neck="none", weights="imagenet", anchor_scales=[32, 64, 128, 256, 512],
+        aspect_ratios=[0.5, 1.0, 2.0], roi_pool_size=7, warmup_epochs=0, max_train_images=None,
+    )  # fmt: skip
+    assert {name: profile["02_detect"][name] for name in wanted} == wanted
+
+
+def test_section_4_2_2(profile):
+    wanted = dict(model_name="seresnet50", weights="imagenet", trunk_weights=None, max_train_images=None)
+    assert {name: profile["03_classify"][name] for name in wanted} == wanted
+    assert len(classification.CLASSES) == 15
+    assert classification.build_classifier("seresnet18").loss.kind == "bce"
+
+
+def test_the_transform_is_table_3(profile):
+    values = profile["02_detect"]
+    steps = loaders.augmentation(
+        values["rotate_probability"], values["rotate_degrees"], values["flip_probability"]
+    ).transforms
+    rotation = next(step for step in steps if isinstance(step, v2.RandomApply))
+    flip = next(step for step in steps if isinstance(step, v2.RandomHorizontalFlip))
+    assert rotation.p == 0.5 and flip.p == 0.5
+
+
+def one_step(model, dataset, values, folder):
+    """One step through the engine; returns the optimizer as it was at the step."""
+    seen = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *rest: seen.append(optimizer))
+    try:
+        history = training.fit(
+            model, dataset, output_dir=folder, seed=0, device="cpu", max_steps=1, batch_size=2, resumable=False,
+            log_steps=1, collate=loaders.collate,
+            **{name: values[name] for name in ("learning_rate", "weight_decay", "optimizer", "scheduler")},
+        )  # fmt: skip
+    finally:
+        hook.remove()
+    assert len(seen) == 1 and np.isfinite(history.loss[0])
+    group = seen[0].param_groups[0]
+    assert type(getattr(seen[0], "optimizer", seen[0])) is torch.optim.Adam
+    assert group["initial_lr"] == 1e-4 and group["weight_decay"] == 1e-5
+
+
+def test_one_step_of_the_paper_detector(profile, films, tmp_path):
+    values = profile["02_detect"]
+    torch.manual_seed(0)
+    names = ("backbone", "image_size", "anchor_scales", "aspect_ratios", "neck", "roi_pool_size", "head_width")
+    detector = detection.build_detector(
+        **{name: values[name] for name in names}, rois_per_image=values["rois_per_image"], weights=None
+    )
+    shapes = []
+    network = detector.network
+    network.backbone.register_forward_hook(lambda module, given, result: shapes.append(tuple(result.shape[1:])))
+    head, trunk = network.roi_heads.box_predictor.cls_score.weight, network.backbone.layer1[0].conv1.weight
+    before = head.detach().clone(), trunk.detach().clone()
+    one_step(detector, films(values), values, tmp_path / "checkpoints")
+    assert shapes == [(2048, 7, 7)]
+    assert head.shape == (15, 1024) and not torch.equal(head, before[0]) and not torch.equal(trunk, before[1])
+
+
+def test_one_step_of_the_paper_classifier(profile, films, tmp_path):
+    values = profile["03_classify"]
+    torch.manual_seed(0)
+    model = classification.build_classifier(values["model_name"], weights=None)
+    head = model.network.get_classifier().weight
+    before = head.detach().clone()
+    one_step(model, films(values), values, tmp_path / "checkpoints")
+    assert head.shape == (15, 2048) and not torch.equal(head, before)
