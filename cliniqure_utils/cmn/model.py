@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from cliniqure_utils.cmn import decoding
-from cliniqure_utils.cmn.patches import PatchExtractor, build_extractor
+from cliniqure_utils.cmn.folding import version
+from cliniqure_utils.cmn.patches import SIDE, PatchExtractor, build_extractor
 from cliniqure_utils.cmn.tokenizer import DEFAULTS, Tokenizer
 
 MAX_POSITIONS = 5000
@@ -59,6 +60,11 @@ class CMNConfig:
             raise ValueError(f"topk {self.topk} must lie between 1 and the number of slots, {self.cmm_size}")
         if not 1 <= self.max_length <= MAX_POSITIONS:
             raise ValueError(f"max_length {self.max_length} must lie between 1 and {MAX_POSITIONS}")
+
+    @property
+    def n_views(self) -> int:
+        """Films per report: IU X-Ray's models read two, frontal first."""
+        return 2 if self.dataset == "iu_xray" else 1
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -106,9 +112,8 @@ class SharedMemory(nn.Module):
         if self.training or torch.is_grad_enabled():
             self._kept = None
             return self._project()
-        # In-place changes raise a tensor's version, moves change its address.
         parts = (self.slots, self.key.weight, self.key.bias, self.value.weight, self.value.bias)
-        mark = [(id(part), part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts]
+        mark = [version(part) for part in parts]
         if self._kept is None or self._kept[0] != mark:
             self._kept = (mark, parts, self._project())  # the parts too: while they live, no other tensor has their id
         return self._kept[2]
@@ -129,7 +134,8 @@ class SharedMemory(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             queries = nn.functional.linear(x.float(), self.query.weight.float(), self.query.bias.float())
             queries = queries.view(rows, self.heads, -1).transpose(0, 1)  # (h, rows, width / h)
-            best, chosen = (queries @ keys / math.sqrt(queries.shape[-1])).topk(self.topk, dim=-1)
+            queries = queries / math.sqrt(queries.shape[-1])  # before the product: a thirtieth of the numbers
+            best, chosen = (queries @ keys).topk(self.topk, dim=-1)
             weights = self.dropout(best.softmax(dim=-1))
         weights = weights.to(values.dtype)
         if torch.is_grad_enabled():
@@ -286,7 +292,18 @@ class R2GenCMN(nn.Module):
         nn.init.normal_(self.memory.slots, 0, 1 / self.config.cmm_dim)
 
     def patch_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised images (n, 3, 224, 224), or (n, 2, 3, 224, 224) for two views -> (n, 49 or 98, d_vf)."""
+        """Normalised images (n, 3, 224, 224), for two views (n, 2, 3, 224, 224) -> (n, 49 or 98, d_vf).
+
+        Raises:
+            ValueError: Another shape; also one view for a model of two, which would write, but not what it learned to.
+        """
+        views = self.config.n_views
+        if images.ndim != (4 if views == 1 else 5) or (views > 1 and images.shape[1] != views):
+            wanted = f"(n, {views}, 3, {SIDE}, {SIDE})" if views > 1 else f"(n, 3, {SIDE}, {SIDE})"
+            raise ValueError(
+                f"a model of {self.config.dataset} reads {views} view(s) per report: expected images {wanted}, found "
+                f"{tuple(images.shape)}"
+            )
         return self.visual_extractor(images)
 
     def embed_patches(self, features: torch.Tensor, trace: list | None = None) -> torch.Tensor:
