@@ -6,10 +6,11 @@ Prints tables and writes outputs/bench/*.json. All of them, or those named: `mak
 import sys
 
 import bench_boxes
+import bench_cmn
 import bench_dicom
 import bench_models
 
-BENCHES = {"dicom": bench_dicom.main, "boxes": bench_boxes.main, "models": bench_models.main}
+BENCHES = {"dicom": bench_dicom.main, "boxes": bench_boxes.main, "cmn": bench_cmn.main, "models": bench_models.main}
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or list(BENCHES)
