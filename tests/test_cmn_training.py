@@ -152,8 +152,7 @@ def test_two_learning_rates_reach_the_optimizer():
         cmn.LearningRates(trunk=-1, rest=1)
 
 
-@pytest.mark.parametrize("trunk_rate", [0.0, 1e-2])
-def test_the_engine_trains_both_parts_and_keeps_the_epoch_with_the_best_bleu(tmp_path, trunk_rate):
+def test_the_engine_trains_both_parts_and_keeps_the_epoch_with_the_best_bleu(tmp_path):
     model, items = small_model(), films()
     start = copy.deepcopy(model.state_dict())
     scores, seen = cmn.ReportScores(items, beam_size=1), []
@@ -167,7 +166,7 @@ def test_the_engine_trains_both_parts_and_keeps_the_epoch_with_the_best_bleu(tmp
 
     history = training.fit(
         model, items, output_dir=tmp_path, seed=0, device="cpu", epochs=24, batch_size=3, scheduler="constant",
-        learning_rate=1e-2, collate=cmn.collate, param_groups=cmn.LearningRates(trunk_rate, 1e-2),
+        learning_rate=1e-2, collate=cmn.collate, param_groups=cmn.LearningRates(5e-3, 1e-2),
         evaluate=evaluate, metric="bleu_4",
     )  # fmt: skip
     best = max(score for score, _ in seen)
@@ -175,9 +174,8 @@ def test_the_engine_trains_both_parts_and_keeps_the_epoch_with_the_best_bleu(tmp
     torch.testing.assert_close(model.state_dict(), kept, rtol=0, atol=0)
     assert best == pytest.approx(1.0) and history.bleu_4.max() == pytest.approx(best), "three films, learned by heart"
     assert cmn.write_reports(model, items, beam_size=1) == TEXTS
-    moved = not torch.equal(model.state_dict()["visual_extractor.model.0.weight"],
-                            start["visual_extractor.model.0.weight"])  # fmt: skip
-    assert moved == (trunk_rate > 0)
+    trunk = "visual_extractor.model.0.weight"
+    assert not torch.equal(model.state_dict()[trunk], start[trunk])
 
 
 def test_bleu_is_of_words_up_to_the_end_mark():

@@ -86,6 +86,12 @@ class LayerNorm(nn.Module):
         return self.scale * centred / (deviation + self.eps) + self.shift
 
 
+def exact_type(device: torch.device) -> torch.dtype:
+    """float32, or float64 where products of float32 may round to fewer bits (TF32 on GPUs, bfloat16 on CPUs)."""
+    rounds = torch.get_float32_matmul_precision() != "highest" and device.type != "mps"  # which has no float64
+    return torch.float64 if rounds else torch.float32
+
+
 class SharedMemory(nn.Module):
     """The cross-modal memory: slots that patches and words ask alike.
 
@@ -104,7 +110,7 @@ class SharedMemory(nn.Module):
         self._kept: tuple | None = None
 
     def project(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys (h, width / h, slots) and values (h * slots, width / h) of all slots, in float32.
+        """Keys (h, width / h, slots), in `exact_type`, and values (h * slots, width / h) of all slots.
 
         In eval mode without gradients they are computed once and kept until a weight changes: projecting the slots
         anew for each row and word was nearly half of the reference's time.
@@ -113,16 +119,23 @@ class SharedMemory(nn.Module):
             self._kept = None
             return self._project()
         parts = (self.slots, self.key.weight, self.key.bias, self.value.weight, self.value.bias)
-        mark = [version(part) for part in parts]
+        mark = [exact_type(self.slots.device), *map(version, parts)]
         if self._kept is None or self._kept[0] != mark:
             self._kept = (mark, parts, self._project())  # the parts too: while they live, no other tensor has their id
         return self._kept[2]
 
     def _project(self) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (len(self.slots), self.heads, -1)
-        keys = self.key(self.slots).float().view(shape).permute(1, 2, 0)
+        keys = self._exactly(self.key, self.slots).view(shape).permute(1, 2, 0)
         values = self.value(self.slots).view(shape).transpose(0, 1)
         return keys.contiguous(), values.reshape(-1, values.shape[-1])
+
+    @staticmethod
+    def _exactly(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        """The layer's output in `exact_type`, whatever mixed precision does around it."""
+        kind = exact_type(x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.linear(x.to(kind), layer.weight.to(kind), layer.bias.to(kind))
 
     def forward(self, x: torch.Tensor, trace: list | None = None) -> torch.Tensor:
         """Queries (..., width) -> responses, same shape. `trace` receives (slots, weights), each (..., h, topk)."""
@@ -130,9 +143,9 @@ class SharedMemory(nn.Module):
         n_slots = keys.shape[-1]
         rows = x.shape[:-1].numel()
         # Choosing the best k is a jump: a rounding error that swaps the k-th and the next slot changes the answer.
-        # So the scores are float32 on every device, whatever mixed precision does around them.
+        # So the scores are at least float32 on every device, whatever mixed precision does around them.
+        queries = self._exactly(self.query, x)
         with torch.autocast(x.device.type, enabled=False):
-            queries = nn.functional.linear(x.float(), self.query.weight.float(), self.query.bias.float())
             queries = queries.view(rows, self.heads, -1).transpose(0, 1)  # (h, rows, width / h)
             queries = queries / math.sqrt(queries.shape[-1])  # before the product: a thirtieth of the numbers
             best, chosen = (queries @ keys).topk(self.topk, dim=-1)

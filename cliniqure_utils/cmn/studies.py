@@ -134,6 +134,22 @@ def preprocess_study(frontal: np.ndarray, lateral: np.ndarray) -> torch.Tensor:
     return torch.stack([preprocess(frontal), preprocess(lateral)])
 
 
+def model_input(model, frontal: np.ndarray, lateral: np.ndarray | None = None) -> torch.Tensor:
+    """One film, or a frontal and a lateral one, as a batch of one for `model.generate`.
+
+    Args:
+        model: R2GenCMN of one or two views; one of one view takes the frontal film only.
+        frontal, lateral: As for `preprocess`. Without a lateral film the frontal stands in for it (the public code has
+            no such rule; expect less of the report).
+
+    Returns:
+        (1, 3, 224, 224) or (1, 2, 3, 224, 224).
+    """
+    if model.config.n_views == 1:
+        return preprocess(frontal)[None]
+    return preprocess_study(frontal, frontal if lateral is None else lateral)[None]
+
+
 class ReportDataset(torch.utils.data.Dataset):
     """Films and their reports, for training from pixels and for writing.
 
