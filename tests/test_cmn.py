@@ -326,6 +326,25 @@ def test_projected_slots_are_kept_until_a_weight_changes():
         torch.testing.assert_close(model.memory(x), other.memory(x))
 
 
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_the_choice_of_slots_does_not_follow_a_lower_precision(precision):
+    model = small_model(d_model=64, cmm_dim=64, num_heads=2, cmm_size=64, topk=8)
+    x = torch.randn(1, 40, 64, generator=torch.Generator().manual_seed(3))
+    exact, rounded, chosen = [], [], {}
+    Slow(model).memory(x[0].double().numpy(), chosen)
+    with torch.no_grad():
+        model.memory(x, exact)
+        torch.set_float32_matmul_precision(precision)
+        try:
+            model.memory(x, rounded)
+            with torch.autocast("cpu", torch.bfloat16):
+                model.memory(x, rounded)
+        finally:
+            torch.set_float32_matmul_precision("highest")
+    for slots, _ in exact + rounded:
+        assert {(row, head): slots[0, row, head].tolist() for row in range(40) for head in range(2)} == chosen
+
+
 def test_both_modalities_train_the_one_memory():
     model = small_model()
     (model.memory(torch.randn(1, 2, 8)).sum()).backward()

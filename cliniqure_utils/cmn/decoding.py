@@ -47,7 +47,8 @@ class Session:
 
     def __init__(self, model, encoded: torch.Tensor, n_beams: int, max_length: int):
         self.model, self.n_beams, self.length = model, n_beams, 0
-        self.patches = model.cross_keys(encoded)
+        # Laid out once as the products need them, or every step would copy them.
+        self.patches = [(keys.contiguous(), values.contiguous()) for keys, values in model.cross_keys(encoded)]
         n, heads, width = len(encoded), model.config.num_heads, encoded.shape[-1]
         # Words of one position lie side by side for all beams of an image, so that "all words so far" is one block.
         shape = (len(model.decoder), 2, n, heads, max_length, n_beams, width // heads)

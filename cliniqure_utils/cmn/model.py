@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from cliniqure_utils.cmn import decoding
-from cliniqure_utils.cmn.patches import PatchExtractor, build_extractor
+from cliniqure_utils.cmn.folding import version
+from cliniqure_utils.cmn.patches import SIDE, PatchExtractor, build_extractor
 from cliniqure_utils.cmn.tokenizer import DEFAULTS, Tokenizer
 
 MAX_POSITIONS = 5000
@@ -60,6 +61,11 @@ class CMNConfig:
         if not 1 <= self.max_length <= MAX_POSITIONS:
             raise ValueError(f"max_length {self.max_length} must lie between 1 and {MAX_POSITIONS}")
 
+    @property
+    def n_views(self) -> int:
+        """Films per report: IU X-Ray's models read two, frontal first."""
+        return 2 if self.dataset == "iu_xray" else 1
+
     def to_dict(self) -> dict:
         return asdict(self)
 
@@ -80,6 +86,12 @@ class LayerNorm(nn.Module):
         return self.scale * centred / (deviation + self.eps) + self.shift
 
 
+def exact_type(device: torch.device) -> torch.dtype:
+    """float32, or float64 where products of float32 may round to fewer bits (TF32 on GPUs, bfloat16 on CPUs)."""
+    rounds = torch.get_float32_matmul_precision() != "highest" and device.type != "mps"  # which has no float64
+    return torch.float64 if rounds else torch.float32
+
+
 class SharedMemory(nn.Module):
     """The cross-modal memory: slots that patches and words ask alike.
 
@@ -98,7 +110,7 @@ class SharedMemory(nn.Module):
         self._kept: tuple | None = None
 
     def project(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys (h, width / h, slots) and values (h * slots, width / h) of all slots, in float32.
+        """Keys (h, width / h, slots), in `exact_type`, and values (h * slots, width / h) of all slots.
 
         In eval mode without gradients they are computed once and kept until a weight changes: projecting the slots
         anew for each row and word was nearly half of the reference's time.
@@ -106,18 +118,24 @@ class SharedMemory(nn.Module):
         if self.training or torch.is_grad_enabled():
             self._kept = None
             return self._project()
-        # In-place changes raise a tensor's version, moves change its address.
         parts = (self.slots, self.key.weight, self.key.bias, self.value.weight, self.value.bias)
-        mark = [(id(part), part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts]
+        mark = [exact_type(self.slots.device), *map(version, parts)]
         if self._kept is None or self._kept[0] != mark:
             self._kept = (mark, parts, self._project())  # the parts too: while they live, no other tensor has their id
         return self._kept[2]
 
     def _project(self) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (len(self.slots), self.heads, -1)
-        keys = self.key(self.slots).float().view(shape).permute(1, 2, 0)
+        keys = self._exactly(self.key, self.slots).view(shape).permute(1, 2, 0)
         values = self.value(self.slots).view(shape).transpose(0, 1)
         return keys.contiguous(), values.reshape(-1, values.shape[-1])
+
+    @staticmethod
+    def _exactly(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        """The layer's output in `exact_type`, whatever mixed precision does around it."""
+        kind = exact_type(x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.linear(x.to(kind), layer.weight.to(kind), layer.bias.to(kind))
 
     def forward(self, x: torch.Tensor, trace: list | None = None) -> torch.Tensor:
         """Queries (..., width) -> responses, same shape. `trace` receives (slots, weights), each (..., h, topk)."""
@@ -125,11 +143,12 @@ class SharedMemory(nn.Module):
         n_slots = keys.shape[-1]
         rows = x.shape[:-1].numel()
         # Choosing the best k is a jump: a rounding error that swaps the k-th and the next slot changes the answer.
-        # So the scores are float32 on every device, whatever mixed precision does around them.
+        # So the scores are at least float32 on every device, whatever mixed precision does around them.
+        queries = self._exactly(self.query, x)
         with torch.autocast(x.device.type, enabled=False):
-            queries = nn.functional.linear(x.float(), self.query.weight.float(), self.query.bias.float())
             queries = queries.view(rows, self.heads, -1).transpose(0, 1)  # (h, rows, width / h)
-            best, chosen = (queries @ keys / math.sqrt(queries.shape[-1])).topk(self.topk, dim=-1)
+            queries = queries / math.sqrt(queries.shape[-1])  # before the product: a thirtieth of the numbers
+            best, chosen = (queries @ keys).topk(self.topk, dim=-1)
             weights = self.dropout(best.softmax(dim=-1))
         weights = weights.to(values.dtype)
         if torch.is_grad_enabled():
@@ -286,7 +305,18 @@ class R2GenCMN(nn.Module):
         nn.init.normal_(self.memory.slots, 0, 1 / self.config.cmm_dim)
 
     def patch_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised images (n, 3, 224, 224), or (n, 2, 3, 224, 224) for two views -> (n, 49 or 98, d_vf)."""
+        """Normalised images (n, 3, 224, 224), for two views (n, 2, 3, 224, 224) -> (n, 49 or 98, d_vf).
+
+        Raises:
+            ValueError: Another shape; also one view for a model of two, which would write, but not what it learned to.
+        """
+        views = self.config.n_views
+        if images.ndim != (4 if views == 1 else 5) or (views > 1 and images.shape[1] != views):
+            wanted = f"(n, {views}, 3, {SIDE}, {SIDE})" if views > 1 else f"(n, 3, {SIDE}, {SIDE})"
+            raise ValueError(
+                f"a model of {self.config.dataset} reads {views} view(s) per report: expected images {wanted}, found "
+                f"{tuple(images.shape)}"
+            )
         return self.visual_extractor(images)
 
     def embed_patches(self, features: torch.Tensor, trace: list | None = None) -> torch.Tensor:

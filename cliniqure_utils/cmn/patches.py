@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from cliniqure_utils.cmn.folding import folded, version
 from cliniqure_utils.trunks import TopDown, build_trunk, load_body, normalise
 
 SIDE = 224  # pixels of the square input
@@ -84,15 +85,38 @@ def build_extractor(name: str, weights: str | Path | None = None) -> nn.Module:
 class PatchExtractor(nn.Module):
     """Runs a trunk and lays its map out as a list of patches, row by row from the upper left.
 
+    In eval mode without gradients a folded copy of the trunk does the work (see `folding`), made once and kept until
+    a weight changes. The trunk itself, which is trained and saved, is never touched.
+
     Args:
         trunk: nn.Module, (n, 3, 224, 224) -> (n, d_vf, 7, 7).
         adaptive_pooling: Accept other image sizes and average the map to 7 x 7; off, they are an error.
+
+    Attributes:
+        fold: False: the trunk itself always does the work.
     """
 
     def __init__(self, trunk: nn.Module, adaptive_pooling: bool = False):
         super().__init__()
         self.model = trunk
         self.adaptive_pooling = adaptive_pooling
+        self.fold = True
+        self._kept: tuple | None = None
+
+    def _trunk(self) -> nn.Module:
+        """The folded copy where nothing is learned, else the trunk."""
+        looking = self.fold and not torch.is_grad_enabled() and not any(part.training for part in self.model.modules())
+        if not looking:
+            self._kept = None
+            return self.model
+        parts = [*self.model.parameters(), *self.model.buffers()]
+        mark = [version(part) for part in parts]
+        if self._kept is None or self._kept[0] != mark:
+            self._kept = (mark, parts, folded(self.model))  # the parts too: while they live no other has their id
+        return self._kept[2]
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_kept": None}  # a copy or a pickle makes its own
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised (n, 3, 224, 224), or (n, views, 3, 224, 224) -> (n, views * 49, d_vf)."""
@@ -105,7 +129,10 @@ class PatchExtractor(nn.Module):
                 f"expected {SIDE} x {SIDE} pixels, found {images.shape[-2]} x {images.shape[-1]}; "
                 f"resize with cmn.preprocess, or build the model with adaptive_pooling=True"
             )
-        maps = self.model(images)
+        trunk = self._trunk()
+        if trunk is not self.model:
+            images = images.contiguous(memory_format=torch.channels_last)
+        maps = trunk(images)
         if tuple(maps.shape[-2:]) != (GRID, GRID):
             maps = nn.functional.adaptive_avg_pool2d(maps, GRID)
         return maps.flatten(2).transpose(1, 2)

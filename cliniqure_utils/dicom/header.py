@@ -115,9 +115,9 @@ def read_header(path: str | Path) -> dict:
     Returns:
         image_id (the file's stem, exactly), rows, columns, age_years (float; months, weeks and days are converted, 000Y
         and unreadable ages are None), sex ("F", "M" or None), view, spacing_mm (row, column at the detector),
-        transfer_syntax, photometric, bits_stored, uid_key and patient_key. The two keys are hashes: no name, id or date
-        leaves the file, but a hash of a short number can be found by trying all of them. Of a PNG or JPEG only the size
-        is known.
+        transfer_syntax, photometric, bits_stored, uid_key, study_key and patient_key. The keys are hashes: no name, id
+        or date leaves the file, but a hash of a short number can be found by trying all of them. Of a PNG or JPEG only
+        the size is known.
 
     Raises:
         UnreadableImage: With file and reason.
@@ -135,7 +135,7 @@ def read_header(path: str | Path) -> dict:
 def picture_facts(path: Path, rows: int, columns: int) -> dict:
     """`read_header` of a PNG or JPEG: its size, and None for the rest."""
     unknown = ("age_years", "sex", "view", "spacing_mm", "transfer_syntax", "photometric", "bits_stored", "uid_key",
-               "patient_key")  # fmt: skip
+               "study_key", "patient_key")  # fmt: skip
     return {"image_id": image_id_of(path), "rows": rows, "columns": columns, **dict.fromkeys(unknown)}
 
 
@@ -146,6 +146,7 @@ def dataset_facts(path: Path, data) -> dict:
         return str(get(data, name) or "").strip()
 
     sex, patient, uid = text("PatientSex").upper(), text("PatientID"), text("SOPInstanceUID")
+    study = text("StudyInstanceUID")
     spacing = numbers(get(data, "PixelSpacing")) or numbers(get(data, "ImagerPixelSpacing"))
     return {
         "image_id": image_id_of(path),
@@ -159,6 +160,7 @@ def dataset_facts(path: Path, data) -> dict:
         "photometric": text("PhotometricInterpretation") or None,
         "bits_stored": integer(data, "BitsStored"),
         "uid_key": _hash("image", uid) if uid else None,
+        "study_key": _hash("study", study) if study else None,
         "patient_key": None if patient.lower() in _NO_PATIENT else _hash("patient", patient),
     }
 

@@ -27,6 +27,37 @@ def slot_shares(slots: np.ndarray, weights: np.ndarray, n_slots: int) -> np.ndar
     return shares
 
 
+def same_slots(word_shares: np.ndarray, patch_shares: np.ndarray) -> np.ndarray:
+    """How far words and patches asked the same slots: the memory is the one place where the two can meet.
+
+    Args:
+        word_shares: (words, slots), rows of `slot_shares`.
+        patch_shares: (patches, slots), likewise.
+
+    Returns:
+        (words, patches) in [0, 1]: 1 where both asked the same slots with the same weights, 0 where they share none
+        (intersection of the two rows; source: ours).
+    """
+    return np.minimum(np.asarray(word_shares)[:, None], np.asarray(patch_shares)[None]).sum(-1)
+
+
+def _colour_patches(axis, film: np.ndarray, strength: np.ndarray) -> None:
+    """The film, orange where `strength` (49,) is large (0 none, 1 full), a dashed square on its largest patch."""
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Rectangle
+
+    side = film.shape[0]
+    cell = side / GRID
+    overlay = np.empty((GRID, GRID, 4))
+    overlay[..., :3] = to_rgb(ORANGE)
+    overlay[..., 3] = 0.65 * np.clip(np.reshape(strength, (GRID, GRID)), 0, 1)
+    axis.imshow(overlay, extent=(0, side, side, 0), interpolation="bilinear")
+    y, x = divmod(int(np.argmax(strength)), GRID)
+    axis.add_patch(Rectangle((x * cell, y * cell), cell, cell, fill=False, ec="white", ls="--", lw=1.2))
+    axis.set_xlim(0, side)
+    axis.set_ylim(side, 0)
+
+
 def plot_words_on_film(film: np.ndarray, words: Sequence[str], weights: np.ndarray, n_columns: int = 4):
     """What the decoder looked at while it chose each of some words.
 
@@ -41,27 +72,66 @@ def plot_words_on_film(film: np.ndarray, words: Sequence[str], weights: np.ndarr
         Figure: the film, then one panel per word; orange where the word looked more than words do on average (full
         colour: twice as much or more), a dashed square on the patch with the largest ratio.
     """
-    from matplotlib.colors import to_rgb
-    from matplotlib.patches import Rectangle
-
     n_rows = -(-(1 + len(words)) // n_columns)
     figure, axes = new_figure(n_rows, n_columns, width=1.85 * n_columns, height=2.05 * n_rows)
     panels = axes.ravel()
     show_film(panels[0], film, "film")
-    side = film.shape[0]
-    cell = side / GRID
     for axis, word, row in zip(panels[1:], words, weights, strict=False):
         show_film(axis, film, f"“{word}”")
-        overlay = np.empty((GRID, GRID, 4))
-        overlay[..., :3] = to_rgb(ORANGE)
-        overlay[..., 3] = 0.65 * np.clip(np.reshape(row, (GRID, GRID)) - 1, 0, 1)
-        axis.imshow(overlay, extent=(0, side, side, 0), interpolation="bilinear")
-        y, x = divmod(int(np.argmax(row)), GRID)
-        axis.add_patch(Rectangle((x * cell, y * cell), cell, cell, fill=False, ec="white", ls="--", lw=1.2))
-        axis.set_xlim(0, side)
-        axis.set_ylim(side, 0)
+        _colour_patches(axis, film, np.asarray(row) - 1)
     for axis in panels[1 + len(words) :]:
         axis.axis("off")
+    return figure
+
+
+def plot_words_in_memory(
+    film: np.ndarray,
+    words: Sequence[str],
+    looked: np.ndarray,
+    word_shares: np.ndarray,
+    patch_shares: np.ndarray,
+    n_slots: int = 12,
+):
+    """From a word through the memory to the film, one column per word.
+
+    Args:
+        film: uint8 (height, width), square.
+        words: Labels, four or five at most.
+        looked: (len(words), 49) attention over the patches, relative to the average word of the report.
+        word_shares: (len(words), slots), rows of `slot_shares`.
+        patch_shares: (49, slots), likewise.
+        n_slots: Bars per word.
+
+    Returns:
+        Figure. First row: where the decoder looked while it chose the word. Second row: the patches that had asked the
+        memory for the same slots as the word does (`same_slots`: orange from the mean patch on, full colour at the
+        largest; both numbers above). Third row: the slots that the word asks most, and what the patches ask of those.
+    """
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    word_shares, patch_shares = np.asarray(word_shares), np.asarray(patch_shares)
+    shared = same_slots(word_shares, patch_shares)
+    figure, axes = new_figure(3, len(words), width=1.9 * len(words) + 0.6, height=6.0)
+    for column, word in enumerate(words):
+        show_film(axes[0, column], film, f"“{word}”")
+        _colour_patches(axes[0, column], film, np.asarray(looked[column]) - 1)
+        mean, most = shared[column].mean(), shared[column].max()
+        show_film(axes[1, column], film, f"{100 * mean:.0f}% on average, {100 * most:.0f}% at most")
+        _colour_patches(axes[1, column], film, (shared[column] - mean) / max(most - mean, 1e-9))
+        axis = axes[2, column]
+        top = np.argsort(-word_shares[column], kind="stable")[:n_slots]
+        places = np.arange(len(top))
+        axis.barh(places - 0.2, word_shares[column, top], 0.4, color=ORANGE, hatch="//", ec="white", label="the word")
+        axis.barh(places + 0.2, patch_shares[:, top].mean(0), 0.4, color=BLUE, label="mean patch")
+        axis.set_yticks(places, top, fontsize=7)
+        axis.invert_yaxis()
+        axis.xaxis.set_major_locator(MaxNLocator(3))
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+        axis.set_xlabel("share of the answer", fontsize=8)
+    axes[2, 0].set_ylabel("memory slot")
+    axes[2, 0].legend(fontsize=7, loc="lower right")
+    for row, name in enumerate(("looked here", "asked the same slots")):
+        axes[row, 0].set_ylabel(name)
     return figure
 
 

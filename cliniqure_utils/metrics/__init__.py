@@ -63,11 +63,10 @@ from .text import (
 )
 
 __all__ = [
-    "DEFINITIONS",
-    "FROC_POINTS",
     "BertScorer",
     "BertScores",
     "DEFINITIONS",
+    "FROC_POINTS",
     "METRICS",
     "Metric",
     "MissingEncoder",
@@ -92,8 +91,8 @@ __all__ = [
     "encoder_folder",
     "finding_f1",
     "finding_scores",
-    "holm",
     "froc",
+    "holm",
     "macro_auroc_interval",
     "map_interval",
     "mean_average_precision",

@@ -6,6 +6,7 @@ Prints tables and writes outputs/bench/*.json. All of them, or those named: `mak
 import sys
 
 import bench_boxes
+import bench_cmn
 import bench_dicom
 import bench_metrics
 import bench_models
@@ -13,6 +14,7 @@ import bench_models
 BENCHES = {
     "dicom": bench_dicom.main,
     "boxes": bench_boxes.main,
+    "cmn": bench_cmn.main,
     "metrics": bench_metrics.main,
     "models": bench_models.main,
 }

@@ -1,0 +1,184 @@
+"""Studies of two films: tables of views, pairing, the data set, and a report from a frontal and a lateral film."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+from torch import nn
+
+from cliniqure_utils import cmn, dicom, training
+
+WORDS = ["<unk>", ".", "clear", "effusion", "heart", "large", "no", "the"]
+
+
+class Means(nn.Module):
+    def forward(self, images):
+        patches = nn.functional.adaptive_avg_pool2d(images.mean(1, keepdim=True), 7)
+        return torch.cat([patches, patches**2, patches * 0 + 1], dim=1)
+
+
+def two_view_model():
+    torch.manual_seed(1)
+    config = cmn.CMNConfig(dataset="iu_xray", visual_extractor="custom", d_vf=3, d_model=16, d_ff=16, num_heads=2,
+                           num_layers=1, topk=3, cmm_size=6, cmm_dim=16, max_length=6, dropout=0.0,
+                           feature_dropout=0.0)  # fmt: skip
+    return cmn.R2GenCMN(cmn.Tokenizer(WORDS, "iu_xray"), config, Means()).eval()
+
+
+def write_film(path, bright, view="PA", study="1.2.3"):
+    """A small DICOM film, dark but for a bright square."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.1", f"1.{len(path.name)}"
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SOPInstanceUID, data.StudyInstanceUID, data.ViewPosition = meta.MediaStorageSOPInstanceUID, study, view
+    data.Rows = data.Columns = 64
+    data.SamplesPerPixel, data.PixelRepresentation, data.PhotometricInterpretation = 1, 0, "MONOCHROME2"
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
+    pixels = np.random.default_rng(0).integers(0, 400, (64, 64), dtype=np.uint16)
+    pixels[bright] = 4000
+    data.PixelData = pixels.tobytes()
+    data["PixelData"].VR = "OW"
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image_id,study_id,view\na,1,PA\nb,1,Lateral\n",
+        "dicom_id,subject_id,study_id,ViewPosition\na,77,1,PA\nb,77,1,LATERAL\n",
+        "uid,filename,projection\n1,a.png,pa\n1,b.png,lateral\n",
+    ],
+    ids=["ours", "MIMIC-CXR", "Indiana"],
+)
+def test_tables_of_views_in_three_layouts(tmp_path, text):
+    (tmp_path / "views.csv").write_text(text)
+    films = cmn.read_views(tmp_path / "views.csv")
+    assert films.to_dict("list") == {"image_id": ["a", "b"], "study_id": ["1", "1"], "view": ["PA", "LATERAL"]}
+    studies, rejected = cmn.pair_views(films)
+    assert studies.to_dict("records") == [{"study_id": "1", "frontal": "a", "lateral": "b"}] and rejected.empty
+
+
+def test_unusable_tables_say_why(tmp_path):
+    with pytest.raises(FileNotFoundError, match="views.csv does not exist"):
+        cmn.read_views(tmp_path / "views.csv")
+    (tmp_path / "views.csv").write_text("image,view\na,PA\n")
+    with pytest.raises(ValueError, match="has columns image, view; expected image_id, study_id, view or dicom_id"):
+        cmn.read_views(tmp_path / "views.csv")
+    (tmp_path / "views.csv").write_bytes(b"")
+    with pytest.raises(ValueError, match="is not a CSV table"):
+        cmn.read_views(tmp_path / "views.csv")
+
+
+def films(*rows):
+    return pd.DataFrame(rows, columns=["study_id", "image_id", "view"])
+
+
+def test_every_film_is_in_a_study_or_rejected_with_a_reason():
+    table = films(
+        ("s1", "b", "AP"), ("s1", "a", "PA"), ("s1", "c", "LL"), ("s1", "d", "OBLIQUE"), ("s1", "e", ""),
+        ("s2", "f", "PA"), ("s3", "g", "LATERAL"), ("", "h", "PA"), ("s4", "k", "RL"), ("s4", "j", "AP"),
+    )  # fmt: skip
+    studies, rejected = cmn.pair_views(table)
+    assert studies.to_numpy().tolist() == [["s1", "a", "c"], ["s4", "j", "k"]], "PA is preferred to AP"
+    assert dict(zip(rejected.image_id, rejected.reason, strict=True)) == {
+        "h": "the film names no study",
+        "b": "a is the frontal film of this study",
+        "d": "view OBLIQUE is neither frontal nor lateral",
+        "e": "the view is not known",
+        "f": "the study has no lateral film",
+        "g": "the study has no frontal film",
+    }
+    used = set(studies.frontal) | set(studies.lateral)
+    assert used | set(rejected.image_id) == set(table.image_id) and not used & set(rejected.image_id)
+    shuffled, _ = cmn.pair_views(table.sample(frac=1, random_state=3))
+    pd.testing.assert_frame_equal(shuffled, studies)
+    repeated, rejected = cmn.pair_views(table, missing="repeat")
+    assert ["s2", "f", "f"] in repeated.to_numpy().tolist() and "g" in set(rejected.image_id)
+    assert cmn.pair_views(table.iloc[:0])[0].empty
+    with pytest.raises(ValueError, match="unknown rule 'guess'"):
+        cmn.pair_views(table, missing="guess")
+    with pytest.raises(ValueError, match="film a is named twice"):
+        cmn.pair_views(films(("s1", "a", "PA"), ("s2", "a", "PA")))
+
+
+def test_a_report_from_the_dicom_files_of_a_study(tmp_path):
+    """Views and studies from the headers; the frontal film comes first whatever the order of the files."""
+    left, right = np.s_[:, :32], np.s_[:32, :]
+    paths = [
+        write_film(tmp_path / "side.dcm", right, "LL", "1.2.3"),
+        write_film(tmp_path / "front.dcm", left, "PA", "1.2.3"),
+        write_film(tmp_path / "alone.dcm", left, "AP", "1.2.4"),
+    ]
+    (tmp_path / "broken.dcm").write_bytes(b"nothing")
+    found, unreadable = cmn.views_of_files([*paths, tmp_path / "broken.dcm"])
+    assert unreadable.image_id.tolist() == ["broken"] and len(found) == 3
+    assert "1.2.3" not in found.drop(columns="path").to_csv(), "only a hash of the identifier leaves the file"
+    studies, rejected = cmn.pair_views(found)
+    assert rejected.image_id.tolist() == ["alone"]
+    model, files = two_view_model(), dict(zip(found.image_id, found.path, strict=True))
+    reports, rejected = cmn.describe_studies(model, studies, files)
+    assert rejected.empty and (reports[0]["frontal"], reports[0]["lateral"]) == ("front", "side")
+    pair = cmn.preprocess_study(dicom.load_cxr(files["front"]), dicom.load_cxr(files["side"]))
+    assert pair.shape == (2, 3, 224, 224)
+    expected = cmn.to_prose(model.tokenizer.decode(model.generate(pair[None])[0].tolist()))
+    assert reports[0]["text"] == expected
+    front, side = (dicom.load_cxr(files[name]) for name in ("front", "side"))
+    assert cmn.model_input(model, front, side).equal(pair[None])
+    assert cmn.model_input(model, front).equal(pair[[0, 0]][None])
+    swapped, straight = model.patch_features(pair.flip(0)[None]), model.patch_features(pair[None])
+    torch.testing.assert_close(swapped[:, :49], straight[:, 49:])
+
+    files["side"].write_bytes(b"nothing")
+    reports, rejected = cmn.describe_studies(model, studies, files)
+    assert reports == [] and rejected.image_id.tolist() == ["side"]
+    reports, rejected = cmn.describe_studies(model, studies, {"front": files["front"]})
+    assert rejected.reason.tolist() == ["no file was given for this film"]
+
+
+def test_a_model_refuses_another_number_of_views():
+    model = two_view_model()
+    with pytest.raises(ValueError, match=r"iu_xray reads 2 view.*expected images \(n, 2, 3, 224, 224\), found"):
+        model.generate(torch.zeros(1, 3, 224, 224))
+    with pytest.raises(ValueError, match="iu_xray reads 2 view"):
+        model.generate(torch.zeros(1, 3, 3, 224, 224))
+    single = cmn.CMNConfig(visual_extractor="custom", d_vf=3, d_model=16, num_heads=2, topk=3, cmm_size=6, cmm_dim=16)
+    single = cmn.R2GenCMN(cmn.Tokenizer(WORDS), single, Means())
+    with pytest.raises(ValueError, match=r"mimic_cxr reads 1 view.*expected images \(n, 3, 224, 224\), found"):
+        single.generate(torch.zeros(1, 2, 3, 224, 224))
+    assert cmn.model_input(single, np.zeros((9, 9)), np.ones((9, 9))).equal(cmn.preprocess(np.zeros((9, 9)))[None])
+    with pytest.raises(ValueError, match="studies need one of iu_xray"):
+        cmn.describe_studies(single, pd.DataFrame(), {})
+
+
+def test_a_two_view_model_learns_from_studies_of_the_cache(tmp_path):
+    """The lateral film alone tells the studies apart: whoever ignores it cannot write both reports."""
+    front, clear, fluid = (np.full((40, 40), grey, np.uint8) for grey in (90, 20, 220))
+    for name, image in (("f", front), ("l1", clear), ("l2", fluid)):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    studies = pd.DataFrame({"study_id": ["s1", "s2"], "frontal": ["f", "f"], "lateral": ["l1", "l2"]})
+    reports = {"s1": "No effusion", "s2": "Large effusion"}
+    model = two_view_model()
+    data = cmn.ReportDataset(tmp_path, studies, model.tokenizer, reports, max_length=6)
+    assert data[1]["image_id"] == "s2" and data[1]["images"].shape == (2, 3, 224, 224)
+    assert data[1]["ids"].tolist() == model.tokenizer.encode("Large effusion")
+    training.fit(model, data, output_dir=tmp_path / "made", seed=0, device="cpu", epochs=30, batch_size=2,
+                 learning_rate=1e-2, scheduler="constant", collate=cmn.collate)  # fmt: skip
+    assert cmn.write_reports(model, data) == ["no effusion .", "large effusion ."]
+
+
+def test_the_data_set_of_single_films(tmp_path):
+    Image.fromarray(np.full((30, 50), 60, np.uint8)).save(tmp_path / "a.png")
+    tokenizer = cmn.Tokenizer(WORDS)
+    data = cmn.ReportDataset(tmp_path, ["a"], tokenizer)
+    assert len(data) == 1 and list(data[0]) == ["image_id", "images"] and data[0]["images"].shape == (3, 224, 224)
+    long = cmn.ReportDataset(tmp_path, ["a"], tokenizer, {"a": "the heart " * 20}, max_length=5)
+    assert len(long[0]["ids"]) == 6
+    with pytest.raises(ValueError, match="a has no report to learn from"):
+        cmn.ReportDataset(tmp_path, ["a"], tokenizer, {"b": "clear"})
+    with pytest.raises(ValueError, match="is no file name"):
+        cmn.ReportDataset(tmp_path, ["../a"], tokenizer)

@@ -1,0 +1,205 @@
+"""The report model's trunk made fast, its two learning rates, and the choice of the epoch by BLEU-4."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from cliniqure_utils import cmn, training
+
+WORDS = ["<unk>", ".", "clear", "effusion", "heart", "large", "no", "the"]
+TEXTS = ["the heart large .", "no effusion .", "clear . effusion ."]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def used(module, seed=0):
+    """A module whose batch normalisation has statistics and weights of its own, as after training."""
+    torch.manual_seed(seed)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.3), part.running_var.uniform_(0.5, 2.0)
+            if part.affine:
+                nn.init.uniform_(part.weight, 0.2, 0.6), nn.init.normal_(part.bias, 0, 0.2)
+    return module.eval()
+
+
+def small_model(trunk=None, **changes):
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(3, 6, 32, stride=32), nn.BatchNorm2d(6), nn.ReLU()) if trunk is None else trunk
+    settings = dict(visual_extractor="custom", d_vf=6, d_model=16, d_ff=16, num_heads=2, num_layers=1, topk=3,
+                    cmm_size=6, cmm_dim=16, max_length=6, dropout=0.0, feature_dropout=0.0)  # fmt: skip
+    return cmn.R2GenCMN(cmn.Tokenizer(WORDS), cmn.CMNConfig(**(settings | changes)), trunk)
+
+
+def films(n=3):
+    """Films that differ in one corner each, and their reports."""
+    items = []
+    for number in range(n):
+        image = torch.zeros(3, 224, 224)
+        image[:, :, 70 * number : 70 * number + 70] = 2.0
+        ids = torch.tensor(cmn.Tokenizer(WORDS).encode(TEXTS[number].removesuffix(".")))
+        items.append({"image_id": f"film{number}", "images": image, "ids": ids})
+    return items
+
+
+# --- The trunk folded -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "tiny"])
+def test_the_folded_trunk_computes_the_same(name):
+    trunk = used(cmn.build_extractor(name))
+    before = copy.deepcopy(trunk.state_dict())
+    fast = cmn.folded(trunk)
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        expected = trunk(images)
+        found = fast(images.contiguous(memory_format=torch.channels_last))
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    torch.testing.assert_close(trunk.state_dict(), before, rtol=0, atol=0)
+    left = sum(isinstance(part, nn.BatchNorm2d) for part in fast.modules())
+    assert left == 0 if name != "tiny" else left <= 1
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+
+
+def test_what_cannot_be_folded_stays():
+    class Between(nn.Module):  # the order of its children says nothing about the order of its steps
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.bn1(self.conv1(x).relu())
+
+    pieces = (Between(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)))
+    for module in (*pieces, nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, bias=False))):
+        module, images = used(module) if module is not pieces[1] else module.eval(), torch.randn(2, 3, 9, 9)
+        fast = cmn.folded(module)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(images), module(images), atol=1e-5, rtol=1e-5)
+        assert any(isinstance(part, nn.BatchNorm2d) for part in fast.modules())
+    plain = used(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)))
+    with torch.no_grad():
+        torch.testing.assert_close(cmn.folded(plain)(images), plain(images), atol=1e-5, rtol=1e-5)
+
+
+def test_looking_uses_the_folded_copy_and_training_does_not():
+    extractor = cmn.PatchExtractor(used(small_model().visual_extractor.model)).eval()
+    images = torch.randn(2, 3, 224, 224)
+    names = list(extractor.state_dict())
+    calls = []
+    extractor.model.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        fast = extractor(images)
+        assert extractor(images).equal(fast)
+        extractor.fold = False
+        torch.testing.assert_close(extractor(images), fast, atol=1e-5, rtol=1e-5)
+        extractor.fold = True
+        extractor.model[0].weight.mul_(2)  # a weight changes: folded anew
+        changed = extractor(images)
+        extractor.fold = False
+        torch.testing.assert_close(changed, extractor(images), atol=1e-5, rtol=1e-5)
+        extractor.fold = True
+        assert not torch.allclose(changed, fast)
+    extractor(images).sum().backward()
+    assert extractor.model[0].weight.grad.abs().sum() > 0, "with gradients the trunk itself is used"
+    before = extractor.model[1].running_mean.clone()
+    extractor.train()
+    with torch.no_grad():
+        extractor(images)
+    assert not torch.equal(before, extractor.model[1].running_mean), "statistics are learned in training"
+    assert list(extractor.state_dict()) == names, "the copy is no part of what is saved"
+    assert copy.deepcopy(extractor)._kept is None
+
+
+def test_a_model_is_saved_as_it_was_trained(tmp_path):
+    trunk = used(cmn.build_extractor("resnet18"))
+    model = small_model(trunk, visual_extractor="resnet18", d_vf=512).eval()
+    images = torch.randn(2, 3, 224, 224)
+    written = model.generate(images)
+    cmn.save(model, tmp_path)
+    again = cmn.load(tmp_path)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    plain = torchvision.models.resnet18(weights=None).state_dict()
+    assert {k for k in again.state_dict() if "running_var" in k}, "batch normalisation is still there"
+    assert len([k for k in again.state_dict() if k.startswith("visual_extractor.")]) == len(plain) - 2  # without fc
+    assert again.generate(images).tolist() == written.tolist()
+
+
+# --- Training -------------------------------------------------------------------------------------------------------
+
+
+def test_two_learning_rates_reach_the_optimizer():
+    model = small_model()
+    rest, trunk = cmn.LearningRates(trunk=1e-4, rest=5e-4)(model)
+    assert (trunk["lr"], rest["lr"]) == (1e-4, 5e-4)
+    together = {id(p) for group in (rest, trunk) for p in group["params"]}
+    assert together == {id(p) for p in model.parameters()} and len(rest["params"] + trunk["params"]) == len(together)
+    assert {id(p) for p in trunk["params"]} == {id(p) for p in model.visual_extractor.parameters()}
+    for parameter in model.visual_extractor.parameters():
+        parameter.requires_grad = False
+    assert len(cmn.LearningRates(trunk=1e-4, rest=5e-4)(model)) == 1
+    assert len(cmn.LearningRates(trunk=0, rest=5e-4)(small_model())) == 1
+    with pytest.raises(ValueError, match="learning rates must be positive"):
+        cmn.LearningRates(trunk=-1, rest=1)
+
+
+def test_the_engine_trains_both_parts_and_keeps_the_epoch_with_the_best_bleu(tmp_path):
+    model, items = small_model(), films()
+    start = copy.deepcopy(model.state_dict())
+    scores, seen = cmn.ReportScores(items, beam_size=1), []
+
+    def evaluate(model):
+        found = scores(model)
+        if len(seen) >= 22:  # as if the model got worse from here on
+            found["bleu_4"] = 0.0
+        seen.append((found["bleu_4"], copy.deepcopy(model.state_dict())))
+        return found
+
+    history = training.fit(
+        model, items, output_dir=tmp_path, seed=0, device="cpu", epochs=24, batch_size=3, scheduler="constant",
+        learning_rate=1e-2, collate=cmn.collate, param_groups=cmn.LearningRates(5e-3, 1e-2),
+        evaluate=evaluate, metric="bleu_4",
+    )  # fmt: skip
+    best = max(score for score, _ in seen)
+    kept = next(weights for score, weights in seen if score == best)
+    torch.testing.assert_close(model.state_dict(), kept, rtol=0, atol=0)
+    assert best == pytest.approx(1.0) and history.bleu_4.max() == pytest.approx(best), "three films, learned by heart"
+    assert cmn.write_reports(model, items, beam_size=1) == TEXTS
+    trunk = "visual_extractor.model.0.weight"
+    assert not torch.equal(model.state_dict()[trunk], start[trunk])
+
+
+def test_bleu_is_of_words_up_to_the_end_mark():
+    model, items = small_model(), films()
+
+    class Repeats:
+        tokenizer = model.tokenizer
+
+        def parameters(self):
+            return iter([torch.zeros(1)])
+
+        def generate(self, images, beam_size, max_length):
+            return nn.utils.rnn.pad_sequence([item["ids"][1:] for item in items], batch_first=True)
+
+    perfect = cmn.ReportScores(items)(Repeats())
+    assert perfect["bleu_4"] == pytest.approx(1) and perfect["rouge_l"] == pytest.approx(1)
+    with pytest.raises(ValueError, match="no validation report"):
+        cmn.ReportScores([])
+
+
+def test_batches_of_features_and_of_images():
+    items = films()
+    batch = cmn.collate(items)
+    assert batch["images"].shape == (3, 3, 224, 224) and batch["image_id"] == ["film0", "film1", "film2"]
+    assert batch["ids"].shape == (3, 6) and batch["ids"][1].tolist() == [0, 7, 4, 1, 0, 0]
+    batch = cmn.collate([{"features": torch.zeros(49, 6)}])
+    assert list(batch) == ["features"]
