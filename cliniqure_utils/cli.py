@@ -1,6 +1,7 @@
 """The `cliniqure` command. Exit codes: 0 done, 1 a notebook failed, 2 asked for something impossible, 130 interrupted.
 
-`doctor` exits with 1 when something that the chain needs is missing; `refresh` with 2 when outputs may not be taken.
+What 1 means to the other commands: `doctor`, something that the chain needs is missing; `predict`, a file was not read.
+`refresh` exits with 2 when outputs may not be taken.
 """
 
 import argparse
@@ -61,6 +62,25 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="only say what would run, and why")
     run.set_defaults(act=_run)
 
+    predict = commands.add_parser(
+        "predict",
+        help="films in, reports out",
+        allow_abbrev=False,
+        description="Frontal chest films (DICOM, PNG or JPEG) through the models of a run. Exit code 0: every file has "
+        "a report; 1: some file was not read (rejected.csv says why); 2: it could not start. "
+        "For teaching, not for clinical use.",
+    )
+    predict.add_argument("inputs", nargs="+", metavar="FILE_OR_DIR", help="films, or folders with films")
+    predict.add_argument("--run-dir", metavar="DIR", required=True, help="a finished run, such as outputs/demo")
+    predict.add_argument("--out", metavar="DIR", required=True, help="where the reports go")
+    given = predict.add_mutually_exclusive_group()
+    given.add_argument("--symptoms", metavar="TEXT", default="", help="told to the language model with every film")
+    given.add_argument("--symptoms-csv", metavar="FILE", help="columns image_id (file name without ending), symptoms")
+    predict.add_argument("--no-llm", action="store_true", help="facts only: no prose, seconds faster")
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    predict.add_argument("--n-jobs", type=_jobs, default=1, metavar="N", help="films at a time (default: 1)")
+    predict.set_defaults(act=_predict)
+
     doctor = commands.add_parser("doctor", help="is everything here? text for a bug report")
     doctor.set_defaults(act=_doctor)
 
@@ -96,6 +116,28 @@ def _run(options: argparse.Namespace) -> int:
         dry_run=options.dry_run,
     )
     return 0
+
+
+def _jobs(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
+    return int(text)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from cliniqure_utils.predict.command import predict
+
+    done, rejected = predict(
+        options.inputs,
+        options.run_dir,
+        options.out,
+        symptoms=options.symptoms,
+        symptoms_csv=options.symptoms_csv,
+        use_llm=not options.no_llm,
+        device=options.device,
+        n_jobs=options.n_jobs,
+    )
+    return 1 if rejected or not done else 0
 
 
 def _doctor(options: argparse.Namespace) -> int:
