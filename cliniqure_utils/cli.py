@@ -1,6 +1,7 @@
 """The `cliniqure` command. Exit codes: 0 done, 1 a notebook failed, 2 asked for something impossible, 130 interrupted.
 
-What 1 means to the other commands: `doctor`, something that the chain needs is missing; `predict`, a file was not read.
+What 1 means to the other commands: `doctor`, something that the chain needs is missing; `predict`, a file was not read;
+`compare`, the numbers differ.
 `refresh` exits with 2 when outputs may not be taken.
 """
 
@@ -81,6 +82,23 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--n-jobs", type=_jobs, default=1, metavar="N", help="films at a time (default: 1)")
     predict.set_defaults(act=_predict)
 
+    compare = commands.add_parser(
+        "compare",
+        help="do two runs give the same numbers, and what differs?",
+        allow_abbrev=False,
+        description="Exit code 0: the same numbers; 1: different; 2: they cannot be compared.",
+    )
+    compare.add_argument("first", metavar="RUN_A")
+    compare.add_argument("second", metavar="RUN_B")
+    compare.add_argument(
+        "--tolerance",
+        type=_share,
+        metavar="X",
+        help="largest difference that counts as the same, of 1 or of a larger number (default: 0 where platform, "
+        "device and versions agree, else 0.05)",
+    )
+    compare.set_defaults(act=_compare)
+
     doctor = commands.add_parser("doctor", help="is everything here? text for a bug report")
     doctor.set_defaults(act=_doctor)
 
@@ -122,6 +140,24 @@ def _jobs(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
+    return value
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from cliniqure_utils.compare import compare_runs, lines
+
+    comparison = compare_runs(options.first, options.second, options.tolerance)
+    print("\n".join(lines(comparison, options.first, options.second)))
+    return 0 if comparison.same else 1
 
 
 def _predict(options: argparse.Namespace) -> int:
