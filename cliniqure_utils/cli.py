@@ -1,7 +1,7 @@
 """The `cliniqure` command. Exit codes: 0 done, 1 a notebook failed, 2 asked for something impossible, 130 interrupted.
 
 What 1 means to the other commands: `doctor`, something that the chain needs is missing; `predict`, a file was not read;
-`compare`, the numbers differ.
+`compare`, the numbers differ; `grade`, a check failed.
 `refresh` exits with 2 when outputs may not be taken.
 """
 
@@ -99,6 +99,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.set_defaults(act=_compare)
 
+    grade = commands.add_parser(
+        "grade",
+        help="is a run whole and honest? for instructors",
+        allow_abbrev=False,
+        description="Exit code 0: passed; 1: failed; 2: it cannot be graded.",
+    )
+    grade.add_argument("runs", nargs="+", metavar="RUN_DIR")
+    grade.add_argument("--reference", metavar="FILE", help="reference ranges (default: data/reference/PROFILE.json)")
+    grade.add_argument("--json", metavar="FILE", help="write the result as JSON")
+    grade.add_argument("--junit", metavar="FILE", help="write the result as JUnit XML")
+    grade.add_argument("--require-exercises", action="store_true", help="an unsolved or wrong exercise fails")
+    grade.add_argument(
+        "--checks", metavar="DIR", help="your own checks: functions check_...(run) in files check_*.py of a folder"
+    )
+    grade.add_argument(
+        "--make-reference",
+        action="store_true",
+        help="write the reference ranges from several runs with different seeds, and grade nothing",
+    )
+    grade.set_defaults(act=_grade)
+
     doctor = commands.add_parser("doctor", help="is everything here? text for a bug report")
     doctor.set_defaults(act=_doctor)
 
@@ -158,6 +179,29 @@ def _compare(options: argparse.Namespace) -> int:
     comparison = compare_runs(options.first, options.second, options.tolerance)
     print("\n".join(lines(comparison, options.first, options.second)))
     return 0 if comparison.same else 1
+
+
+def _grade(options: argparse.Namespace) -> int:
+    from cliniqure_utils import grade
+    from cliniqure_utils.chain import ChainError
+    from cliniqure_utils.runs import write_json, write_text
+
+    runs = [grade.open_run(folder) for folder in options.runs]
+    if options.make_reference:
+        path = grade.write_reference(runs, options.reference)
+        print(f"{len(runs)} runs: {path}")
+        return 0
+    if len(runs) > 1:
+        raise ChainError("one run at a time; several runs only make a reference, with --make-reference")
+    result = grade.grade_run(
+        runs[0], options.reference, options.require_exercises, options.checks, echo=lambda line: print(line, flush=True)
+    )
+    print("\n".join(grade.as_table(result)))
+    if options.json:
+        write_json(options.json, grade.as_json(result))
+    if options.junit:
+        write_text(options.junit, grade.as_junit(result))
+    return 0 if result.passed else 1
 
 
 def _predict(options: argparse.Namespace) -> int:
