@@ -120,6 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     grade.set_defaults(act=_grade)
 
+    handout = commands.add_parser(
+        "handout", help="the students' notebooks: no solutions, no outputs", allow_abbrev=False
+    )
+    handout.add_argument("--student", metavar="DIR", required=True, help="a new folder, to stand for notebooks/")
+    handout.set_defaults(act=_handout)
+
     doctor = commands.add_parser("doctor", help="is everything here? text for a bug report")
     doctor.set_defaults(act=_doctor)
 
@@ -154,6 +160,14 @@ def _run(options: argparse.Namespace) -> int:
         force=options.force,
         dry_run=options.dry_run,
     )
+    return 0
+
+
+def _handout(options: argparse.Namespace) -> int:
+    from cliniqure_utils.handout import make_handout
+
+    for line in make_handout(options.student):
+        print(line)
     return 0
 
 
