@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "For teaching, not for clinical use.",
     )
     predict.add_argument("inputs", nargs="+", metavar="FILE_OR_DIR", help="films, or folders with films")
-    predict.add_argument("--run-dir", metavar="DIR", required=True, help="a finished run, such as outputs/demo")
+    predict.add_argument("--run-dir", metavar="DIR", help="a finished run (default: outputs/demo of the project)")
     predict.add_argument("--out", metavar="DIR", required=True, help="where the reports go")
     given = predict.add_mutually_exclusive_group()
     given.add_argument("--symptoms", metavar="TEXT", default="", help="told to the language model with every film")
@@ -219,11 +219,12 @@ def _grade(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from cliniqure_utils.notebooks import REPOSITORY
     from cliniqure_utils.predict.command import predict
 
     done, rejected = predict(
         options.inputs,
-        options.run_dir,
+        options.run_dir or REPOSITORY / "outputs" / "demo",
         options.out,
         symptoms=options.symptoms,
         symptoms_csv=options.symptoms_csv,
