@@ -1,6 +1,8 @@
 """The `cliniqure` command. Exit codes: 0 done, 1 a notebook failed, 2 asked for something impossible, 130 interrupted.
 
-`doctor` exits with 1 when something that the chain needs is missing; `refresh` with 2 when outputs may not be taken.
+What 1 means to the other commands: `doctor`, something that the chain needs is missing; `predict`, a file was not read;
+`compare`, the numbers differ; `grade`, a check failed.
+`refresh` exits with 2 when outputs may not be taken.
 """
 
 import argparse
@@ -61,6 +63,69 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="only say what would run, and why")
     run.set_defaults(act=_run)
 
+    predict = commands.add_parser(
+        "predict",
+        help="films in, reports out",
+        allow_abbrev=False,
+        description="Frontal chest films (DICOM, PNG or JPEG) through the models of a run. Exit code 0: every file has "
+        "a report; 1: some file was not read (rejected.csv says why); 2: it could not start. "
+        "For teaching, not for clinical use.",
+    )
+    predict.add_argument("inputs", nargs="+", metavar="FILE_OR_DIR", help="films, or folders with films")
+    predict.add_argument("--run-dir", metavar="DIR", help="a finished run (default: outputs/demo of the project)")
+    predict.add_argument("--out", metavar="DIR", required=True, help="where the reports go")
+    given = predict.add_mutually_exclusive_group()
+    given.add_argument("--symptoms", metavar="TEXT", default="", help="told to the language model with every film")
+    given.add_argument("--symptoms-csv", metavar="FILE", help="columns image_id (file name without ending), symptoms")
+    predict.add_argument("--no-llm", action="store_true", help="facts only: no prose, seconds faster")
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    predict.add_argument("--n-jobs", type=_jobs, default=1, metavar="N", help="films at a time (default: 1)")
+    predict.set_defaults(act=_predict)
+
+    compare = commands.add_parser(
+        "compare",
+        help="do two runs give the same numbers, and what differs?",
+        allow_abbrev=False,
+        description="Exit code 0: the same numbers; 1: different; 2: they cannot be compared.",
+    )
+    compare.add_argument("first", metavar="RUN_A")
+    compare.add_argument("second", metavar="RUN_B")
+    compare.add_argument(
+        "--tolerance",
+        type=_share,
+        metavar="X",
+        help="largest difference that counts as the same, of 1 or of a larger number (default: 0 where platform, "
+        "device and versions agree, else 0.05)",
+    )
+    compare.set_defaults(act=_compare)
+
+    grade = commands.add_parser(
+        "grade",
+        help="is a run whole and honest? for instructors",
+        allow_abbrev=False,
+        description="Exit code 0: passed; 1: failed; 2: it cannot be graded.",
+    )
+    grade.add_argument("runs", nargs="+", metavar="RUN_DIR")
+    grade.add_argument("--reference", metavar="FILE", help="reference ranges (default: data/reference/PROFILE.json)")
+    grade.add_argument("--json", metavar="FILE", help="write the result as JSON")
+    grade.add_argument("--junit", metavar="FILE", help="write the result as JUnit XML")
+    grade.add_argument("--require-exercises", action="store_true", help="an unsolved or wrong exercise fails")
+    grade.add_argument(
+        "--checks", metavar="DIR", help="your own checks: functions check_...(run) in files check_*.py of a folder"
+    )
+    grade.add_argument(
+        "--make-reference",
+        action="store_true",
+        help="write the reference ranges from several runs with different seeds, and grade nothing",
+    )
+    grade.set_defaults(act=_grade)
+
+    handout = commands.add_parser(
+        "handout", help="the students' notebooks: no solutions, no outputs", allow_abbrev=False
+    )
+    handout.add_argument("--student", metavar="DIR", required=True, help="a new folder, to stand for notebooks/")
+    handout.set_defaults(act=_handout)
+
     doctor = commands.add_parser("doctor", help="is everything here? text for a bug report")
     doctor.set_defaults(act=_doctor)
 
@@ -96,6 +161,78 @@ def _run(options: argparse.Namespace) -> int:
         dry_run=options.dry_run,
     )
     return 0
+
+
+def _handout(options: argparse.Namespace) -> int:
+    from cliniqure_utils.handout import make_handout
+
+    for line in make_handout(options.student):
+        print(line)
+    return 0
+
+
+def _jobs(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
+    return value
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from cliniqure_utils.compare import compare_runs, lines
+
+    comparison = compare_runs(options.first, options.second, options.tolerance)
+    print("\n".join(lines(comparison, options.first, options.second)))
+    return 0 if comparison.same else 1
+
+
+def _grade(options: argparse.Namespace) -> int:
+    from cliniqure_utils import grade
+    from cliniqure_utils.chain import ChainError
+    from cliniqure_utils.runs import write_json, write_text
+
+    runs = [grade.open_run(folder) for folder in options.runs]
+    if options.make_reference:
+        path = grade.write_reference(runs, options.reference)
+        print(f"{len(runs)} runs: {path}")
+        return 0
+    if len(runs) > 1:
+        raise ChainError("one run at a time; several runs only make a reference, with --make-reference")
+    result = grade.grade_run(
+        runs[0], options.reference, options.require_exercises, options.checks, echo=lambda line: print(line, flush=True)
+    )
+    print("\n".join(grade.as_table(result)))
+    if options.json:
+        write_json(options.json, grade.as_json(result))
+    if options.junit:
+        write_text(options.junit, grade.as_junit(result))
+    return 0 if result.passed else 1
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from cliniqure_utils.notebooks import REPOSITORY
+    from cliniqure_utils.predict.command import predict
+
+    done, rejected = predict(
+        options.inputs,
+        options.run_dir or REPOSITORY / "outputs" / "demo",
+        options.out,
+        symptoms=options.symptoms,
+        symptoms_csv=options.symptoms_csv,
+        use_llm=not options.no_llm,
+        device=options.device,
+        n_jobs=options.n_jobs,
+    )
+    return 1 if rejected or not done else 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

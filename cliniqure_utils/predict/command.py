@@ -1,0 +1,169 @@
+"""`cliniqure predict`: films in, reports out."""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from cliniqure_utils import dicom
+from cliniqure_utils.chain.parameters import ChainError
+from cliniqure_utils.predict.films import check_models, find_films, stream_films
+from cliniqure_utils.predict.reports import RunSettings, Writer, build_report, evidence_of, read_settings, read_symptoms
+from cliniqure_utils.runs import MissingInput, atomic_path, write_json, write_table, write_text
+
+CHUNK = 16  # films that are held at once, per worker process
+ENDINGS = {
+    "page": "_report.html",
+    "report": "_report.json",
+    "overlay": "_overlay.png",
+    "capture": "_overlay.dcm",
+    "structured": "_report.dcm",
+}
+
+
+def predict(
+    inputs: Iterable[str | Path],
+    run_dir: str | Path,
+    out_dir: str | Path,
+    symptoms: str = "",
+    symptoms_csv: str | Path | None = None,
+    use_llm: bool = True,
+    device: str = "auto",
+    n_jobs: int = 1,
+    echo: Callable[[str], None] = print,
+) -> tuple[int, int]:
+    """Write per film a page, its data as JSON, the overlay as PNG and DICOM, and a DICOM structured report.
+
+    Beside them index.html lists the films, and rejected.csv what was not read, with the reason.
+
+    Args:
+        inputs: Files and folders.
+        run_dir: A finished run, such as outputs/demo.
+        out_dir: Made when missing; files of an earlier call with the same names are replaced.
+        symptoms: For every film; symptoms_csv: with the columns image_id and symptoms, for those it names.
+        use_llm: Let the run's language model write prose; else facts only.
+        device, n_jobs: See `describe_films`.
+
+    Returns:
+        (number of films with a report, number rejected).
+
+    Raises:
+        ChainError: It cannot start: no such input, no such run, no weights, or a folder that may not be written to.
+    """
+    began = time.monotonic()
+    run_dir, out_dir = Path(run_dir), Path(out_dir)
+    if not run_dir.is_dir():
+        raise ChainError(f"there is no run folder {run_dir}: cliniqure run makes one")
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ChainError(f"--out {out_dir} is a file; expected a folder")
+    inputs = [Path(entry) for entry in inputs]
+    try:
+        paths, passed = find_films(inputs, out_dir)
+        check_models(run_dir)
+        settings = read_settings(run_dir)
+    except (FileNotFoundError, MissingInput) as error:
+        raise ChainError(str(error)) from None
+    if any(entry.is_dir() and entry.resolve() == out_dir.resolve() for entry in inputs):
+        raise ChainError(f"--out {out_dir} is one of the folders with films; choose another")
+    texts = read_symptoms(symptoms_csv) if symptoms_csv else {}
+    if not paths:
+        raise ChainError(f"no DICOM, PNG or JPEG file in {', '.join(map(str, inputs))}")
+    if passed:
+        echo(f"{passed} other files passed over")
+
+    names = _names(paths)
+    unknown = sorted(set(texts) - {dicom.image_id_of(path) for path in paths})
+    if unknown:
+        echo(f"note: {len(unknown)} rows with symptoms name no film here, the first {unknown[0]}")
+    writer = None
+    if use_llm:
+        from cliniqure_utils import llm
+
+        try:
+            writer = Writer(run_dir, settings, device)
+        except llm.MissingWeights as error:
+            raise ChainError(f"{error}; or give --no-llm for the facts alone") from None
+    out_dir.mkdir(parents=True, exist_ok=True)
+
+    rows, rejected = [], []
+    step = CHUNK * max(1, n_jobs)
+    for first in range(0, len(paths), step):
+        films = []
+        for path, film, reason in stream_films(paths[first : first + step], run_dir, device, n_jobs=n_jobs):
+            if film is None:
+                image_id = dicom.image_id_of(path)
+                rejected.append({"source": path.name, "row": "", "image_id": image_id, "reason": reason})
+                echo(f"not read: {reason}")
+            else:
+                films.append((path, film))
+        evidence = [evidence_of(film, settings, texts.get(film["image_id"], symptoms)) for _, film in films]
+        prose = writer.write(evidence) if writer and films else [(None, 0)] * len(films)
+        for (path, film), known, (text, left_out) in zip(films, evidence, prose, strict=True):
+            report = build_report(film, known, settings, text, left_out)
+            rows.append(_write(report, film, names[path], out_dir))
+            echo(f"{path.name}: {', '.join(rows[-1]['findings']) or 'no finding'}")
+    _write_index(out_dir, rows, rejected, settings, writer is not None)
+    seconds = time.monotonic() - began
+    echo(f"{len(rows)} reports, {len(rejected)} files not read, {seconds:.0f} s: {out_dir / 'index.html'}")
+    return len(rows), len(rejected)
+
+
+def _names(paths: list[Path]) -> dict[Path, str]:
+    """A file name for each film: its own without the extension, made safe, and different from the others'."""
+    names: dict[Path, str] = {}
+    taken = {"index", "rejected"}
+    for number, path in enumerate(paths, start=1):
+        name = dicom.image_id_of(path)
+        name = name if dicom.safe_name(name) and len(name.encode()) < 200 else f"film_{number:04d}"
+        while name.lower() in taken:  # some file systems do not tell capitals apart
+            name = f"{name}_{number:04d}"
+        taken.add(name.lower())
+        names[path] = name
+    return names
+
+
+def _write(report: dict, film: dict, name: str, out_dir: Path) -> dict:
+    """All files of one film; returns its row of the index."""
+    from cliniqure_utils.predict import dicom_objects, pages
+
+    files = {what: f"{name}{ending}" for what, ending in ENDINGS.items()}
+    report["files"] = files
+    overlay = pages.draw_overlay(film["shown"], report)
+    png = pages.png_bytes(overlay)
+    with atomic_path(out_dir / files["overlay"]) as temporary:
+        temporary.write_bytes(png)
+    capture = dicom_objects.secondary_capture(overlay, film["key"])
+    structured = dicom_objects.structured_report(report, capture, film["key"])
+    for what, data in (("capture", capture), ("structured", structured)):
+        with atomic_path(out_dir / files[what]) as temporary:
+            data.save_as(temporary, enforce_file_format=True)
+    write_json(out_dir / files["report"], report)
+    beside = {
+        "The same as data": files["report"],
+        "Overlay": files["overlay"],
+        "Overlay as DICOM": files["capture"],
+        "DICOM structured report": files["structured"],
+    }
+    write_text(out_dir / files["page"], pages.film_page(report, png, beside))
+    said = {entry["name"] for entry in report["findings"] if entry["present"]}
+    said |= {box["class_name"] for box in report["boxes"]}
+    findings = [entry["name"] for entry in report["findings"] if entry["name"] in said - {"No finding"}]
+    return {
+        "image_id": report["image_id"],
+        "source": report["source"],
+        "page": files["page"],
+        "findings": findings,
+        "thumbnail": pages.thumbnail(overlay),
+    }
+
+
+def _write_index(out_dir: Path, rows: list[dict], rejected: list[dict], settings: RunSettings, with_llm: bool) -> None:
+    from cliniqure_utils.predict import pages
+
+    columns = ["source", "row", "image_id", "reason"]
+    escaped = [
+        {key: str(value).encode("utf-8", "backslashreplace").decode() for key, value in row.items()} for row in rejected
+    ]
+    write_table(out_dir / "rejected.csv", pd.DataFrame(escaped, columns=columns))
+    write_text(out_dir / "index.html", pages.index_page(rows, escaped, settings.name, with_llm, settings.simulated))

@@ -1,0 +1,168 @@
+"""The report as DICOM: a secondary capture of the overlay, and a structured report whose regions lie on it.
+
+Both are made anew. Nothing of the source's header goes into them: no name, id, date or UID. The two belong to one study
+of their own, so that a viewer shows the regions of the report on the picture. Findings carry codes of our own scheme,
+since VinDr-CXR's labels ("Nodule/Mass", "Other lesion") are not concepts of SNOMED CT.
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from cliniqure_utils import prompts
+from cliniqure_utils.predict.pages import NOTICE, scaled_boxes
+from cliniqure_utils.vindr import FINDINGS, NO_FINDING
+
+SCHEME = "99CLINIQURE"
+MAKER, MODEL, VERSION = "CliniQure course project", "cliniqure predict", "1"
+CODES = {name: Code(f"CXR-{n:02d}", SCHEME, name) for n, name in enumerate((*FINDINGS, NO_FINDING))}
+ZONES = {
+    "midline": Code("ZONE-M", SCHEME, "midline"),
+    **{
+        f"{side} {zone} zone": Code(f"ZONE-{side[0]}{zone[0]}".upper(), SCHEME, f"{side} {zone} zone of the chest")
+        for side in ("left", "right")
+        for zone in ("upper", "mid", "lower")
+    },
+}
+
+
+def uid(film_key: str, what: str) -> str:
+    """A UID that is the same whenever the same file is read again, and says nothing about the file's own UIDs."""
+    digest = hashlib.sha256(f"cliniqure {film_key} {what}".encode()).digest()
+    return f"2.25.{int.from_bytes(digest[:16])}"  # PS3.5 B.2: 2.25 and a number of 128 bits
+
+
+def secondary_capture(overlay: np.ndarray, film_key: str):
+    """The overlay, uint8 (height, width, 3), as a Secondary Capture Image that any viewer opens."""
+    from highdicom.sc import SCImage
+
+    image = SCImage(
+        pixel_array=overlay,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "F"),
+        study_instance_uid=uid(film_key, "study"),
+        series_instance_uid=uid(film_key, "overlay series"),
+        series_number=1,
+        sop_instance_uid=uid(film_key, "overlay"),
+        instance_number=1,
+        manufacturer=MAKER,
+        patient_id=f"film-{film_key[:12]}",
+        patient_name="Anonymous^",
+    )
+    image.SeriesDescription = "Boxes of a program. " + NOTICE
+    image.ImageComments = NOTICE
+    image.BodyPartExamined = "CHEST"
+    _made_anew(image)
+    return image
+
+
+def structured_report(report: Mapping, capture, film_key: str):
+    """A Comprehensive SR (template 1500): one item per finding with its probability, one region per box.
+
+    Args:
+        report: From `reports.build_report`.
+        capture: The film's `secondary_capture`; regions are in its pixels.
+    """
+    from highdicom import sr
+
+    device = sr.ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=uid("", "device"), name=MODEL, manufacturer_name=MAKER, model_name=f"{MODEL} {VERSION}"
+        ),
+    )
+    document = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=device),
+        procedure_reported=Code("CXR", SCHEME, "Chest radiograph, computer reading for teaching"),
+        imaging_measurements=[*_regions(report, capture, film_key), *_findings(report, capture, film_key)],
+    )
+    for name, text in (
+        (codes.DCM.Comment, f"{NOTICE} Written by a program, seen by no physician."),
+        (Code("FACTS", SCHEME, "Facts from the models"), report["report"]["facts"]),
+        (Code("PROSE", SCHEME, "Prose of the language model, unchecked sentences included"), _prose(report)),
+        (Code("CRUDE", SCHEME, "Crude report of the image-to-text model"), prompts.clean_field(report["crude_report"])),
+    ):
+        if text:
+            document[0].ContentSequence.append(
+                sr.TextContentItem(name=name, value=text, relationship_type=sr.RelationshipTypeValues.CONTAINS)
+            )
+    result = sr.ComprehensiveSR(
+        evidence=[capture],
+        content=document[0],
+        series_instance_uid=uid(film_key, "report series"),
+        series_number=2,
+        sop_instance_uid=uid(film_key, "report"),
+        instance_number=1,
+        manufacturer=MAKER,
+        is_complete=False,
+        is_final=False,
+        is_verified=False,
+        series_description="Report of a program. " + NOTICE,
+    )
+    _made_anew(result)
+    return result
+
+
+def _regions(report: Mapping, capture, film_key: str) -> list:
+    from highdicom import sr
+
+    items = []
+    boxes = scaled_boxes(report, (capture.Rows, capture.Columns))
+    for number, (box, (x_min, y_min, x_max, y_max)) in enumerate(zip(report["boxes"], boxes, strict=True), start=1):
+        outline = np.array([[x_min, y_min], [x_max, y_min], [x_max, y_max], [x_min, y_max], [x_min, y_min]])
+        limits = np.array([capture.Columns, capture.Rows], dtype=float)
+        items.append(
+            sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+                tracking_identifier=sr.TrackingIdentifier(
+                    uid(film_key, f"box {number}"), f"Box {number}: {box['class_name']}, {box['place']}"
+                ),
+                referenced_region=sr.ImageRegion(
+                    sr.GraphicTypeValues.POLYLINE, np.clip(outline, 0, limits), sr.SourceImageForRegion(
+                        capture.SOPClassUID, capture.SOPInstanceUID
+                    ),
+                ),
+                finding_type=CODES[box["class_name"]],
+                finding_sites=[sr.FindingSite(ZONES[box["place"]])],
+                measurements=[_number("SCORE", "Score of the detector", box["score"])],
+            )
+        )  # fmt: skip
+    return items
+
+
+def _findings(report: Mapping, capture, film_key: str) -> list:
+    """Findings above their threshold; "No finding" where there is none."""
+    from highdicom import sr
+
+    present = [entry for entry in report["findings"] if entry["present"] and entry["name"] != NO_FINDING]
+    present = present or [entry for entry in report["findings"] if entry["name"] == NO_FINDING]
+    return [
+        sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=sr.TrackingIdentifier(uid(film_key, entry["name"]), f"Film: {entry['name']}"),
+            finding_type=CODES[entry["name"]],
+            measurements=[_number("PROB", "Probability of the classifier", entry["probability"])],
+            source_images=[sr.SourceImageForMeasurementGroup(capture.SOPClassUID, capture.SOPInstanceUID)],
+        )
+        for entry in present
+    ]
+
+
+def _number(value: str, meaning: str, number: float):
+    from highdicom import sr
+
+    return sr.Measurement(name=Code(value, SCHEME, meaning), value=float(number), unit=codes.UCUM.NoUnits)
+
+
+def _prose(report: Mapping) -> str:
+    return "" if report["report"]["system"] == "template" else prompts.clean_field(report["report"]["text"], 4000)
+
+
+def _made_anew(data: Dataset) -> None:
+    data.SpecificCharacterSet = "ISO_IR 192"  # a language model may write any character
+    data.PatientIdentityRemoved = "YES"
+    data.DeidentificationMethod = "Made anew; nothing of the source's header"

@@ -1,0 +1,186 @@
+"""Comparing runs: the same numbers, other numbers, and what in run.json explains them. Run folders are made up."""
+
+import copy
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from cliniqure_utils import cli
+from cliniqure_utils.compare import close, compare_runs
+
+METRICS = {
+    "01_preprocess": {"data/n_films": 600, "boxes/kind": "paper"},
+    "02_detect": {"detection/map_40": 0.125, "detection/nothing": None},
+    "03_classify": {"classification/micro_f1": 0.5, "classification/macro_auroc": 0.7},
+}
+RECORD = {
+    "profile": "demo", "status": "done", "seed": 2024, "platform": "Linux-x", "device": "cpu",
+    "versions": {"python": "3.11.7", "torch": "2.14.1"},
+    "data": {"kind": "simulated", "cohort": "c1", "tables": {"train.csv": "t1"}},
+    "parameters": {
+        step: {"run_dir": "../outputs/a", "data_dir": "../data/demo", "seed": 2024, "n_epochs": 3} for step in METRICS
+    },
+}  # fmt: skip
+
+
+def make_run(folder, metrics=METRICS, **changes):
+    """A run folder with nothing but numbers and their record."""
+    record = copy.deepcopy(RECORD) | changes
+    record["notebooks"] = {}
+    folder.mkdir()
+    for step, values in metrics.items():
+        text = json.dumps(values)
+        (folder / step).mkdir()
+        (folder / step / "metrics.json").write_text(text)
+        record["notebooks"][step] = {
+            "status": "done", "parts": {"notebook": "n1", "package": "p1"},
+            "outputs": {"metrics.json": {"sha256": hashlib.sha256(text.encode()).hexdigest()}},
+        }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def changed(step, name, value):
+    metrics = copy.deepcopy(METRICS)
+    metrics[step][name] = value
+    return metrics
+
+
+def compare(capsys, *arguments):
+    code = cli.main(["compare", *map(str, arguments)])
+    return code, capsys.readouterr()
+
+
+def test_the_same_numbers_are_0_wherever_they_lie(tmp_path, capsys):
+    first = make_run(tmp_path / "a")
+    parameters = copy.deepcopy(RECORD["parameters"])
+    for values in parameters.values():
+        values |= {"run_dir": "/elsewhere/b", "data_dir": "/elsewhere/data"}
+    second = make_run(tmp_path / "b", parameters=parameters)
+    code, said = compare(capsys, first, second)
+    assert code == 0 and "Both were made alike." in said.out and "The same: 6 numbers." in said.out
+
+
+def test_another_number_on_one_machine_is_1_and_unexplained(tmp_path, capsys):
+    first = make_run(tmp_path / "a")
+    second = make_run(tmp_path / "b", changed("02_detect", "detection/map_40", 0.1250001))
+    code, said = compare(capsys, first, second)
+    assert code == 1 and "Different, from 02_detect on." in said.out
+    assert "! detection/map_40" in said.out and "0.125 | 0.125" in said.out
+    assert "Nothing in run.json explains it" in said.out
+    assert cli.main(["compare", str(first), str(second), "--tolerance", "0.001"]) == 0
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"seed": 7}, "seed: 2024 | 7"),
+        ({"profile": "smoke"}, "profile: demo | smoke"),
+        ({"versions": {"python": "3.11.7", "torch": "2.15.0"}}, "version of torch: 2.14.1 | 2.15.0"),
+        ({"platform": "Darwin"}, "platform: Linux-x | Darwin"),
+        ({"device": "cuda"}, "device: cpu | cuda"),
+        ({"data": {"kind": "archive"}}, "data: simulated | archive"),
+        ({"data": {"kind": "simulated", "cohort": "c1", "tables": {"train.csv": "t2"}}}, "data: train.csv"),
+        (
+            {"data": {"kind": "simulated", "cohort": "c2", "tables": {"train.csv": "t1"}}},
+            "how the cohort was simulated",
+        ),
+        (
+            {"parameters": RECORD["parameters"] | {"02_detect": {"n_epochs": 5, "seed": 2024}}},
+            "parameter 02_detect.n_epochs: 3 | 5",
+        ),
+    ],
+)
+def test_what_differs_is_named(tmp_path, capsys, changes, words):
+    first = make_run(tmp_path / "a")
+    second = make_run(tmp_path / "b", changed("03_classify", "classification/micro_f1", 0.9), **changes)
+    code, said = compare(capsys, first, second)
+    assert code == 1 and words in said.out
+    assert said.out.count("seed: 2024 | 7") == (words == "seed: 2024 | 7")
+    assert "Nothing in run.json explains" not in said.out
+
+
+def test_code_is_named_with_its_notebooks(tmp_path, capsys):
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    record = json.loads((second / "run.json").read_text())
+    record["notebooks"]["02_detect"]["parts"]["notebook"] = "n2"
+    record["notebooks"]["03_classify"]["parts"]["package"] = "p2"
+    (second / "run.json").write_text(json.dumps(record))
+    code, said = compare(capsys, first, second)
+    assert code == 0  # other code, same numbers
+    assert "code of 02_detect" in said.out and "code of the package, as used by 03_classify" in said.out
+
+
+def test_another_machine_has_a_tolerance_that_is_said(tmp_path, capsys):
+    first = make_run(tmp_path / "a")
+    near = make_run(tmp_path / "near", changed("02_detect", "detection/map_40", 0.16), platform="Darwin")
+    far = make_run(tmp_path / "far", changed("02_detect", "detection/map_40", 0.18), platform="Darwin")
+    code, said = compare(capsys, first, near)
+    assert code == 0 and "Tolerance 0.05 (another machine or other versions)." in said.out
+    assert "1 differ, 0 by more than the tolerance" in said.out
+    assert compare(capsys, first, far)[0] == 1
+    assert compare(capsys, first, near, "--tolerance", "0")[0] == 1
+
+
+def test_a_step_or_a_number_that_only_one_has_is_a_difference(tmp_path, capsys):
+    first = make_run(tmp_path / "a")
+    shorter = make_run(tmp_path / "b", {step: METRICS[step] for step in ("01_preprocess", "02_detect")})
+    code, said = compare(capsys, first, shorter)
+    assert code == 1 and "03_classify is finished in a only" in said.out
+    more = make_run(tmp_path / "c", changed("02_detect", "detection/new", None))
+    assert [d.name for d in compare_runs(first, more).differences] == ["detection/new"]
+
+
+def test_what_cannot_be_compared_is_2_in_one_line(tmp_path, capsys):
+    first = make_run(tmp_path / "a")
+    empty = make_run(tmp_path / "empty", {})
+    edited = make_run(tmp_path / "edited")
+    (edited / "02_detect" / "metrics.json").write_text(json.dumps(METRICS["02_detect"] | {"detection/map_40": 0.9}))
+    broken = make_run(tmp_path / "broken")
+    (broken / "run.json").write_text('{"notebooks": [1]}')
+    for other, words in (
+        (tmp_path / "nowhere", "is no run folder: it has no run.json"),
+        (empty, "no notebook is finished in both a and empty"),
+        (edited, "02_detect/metrics.json in"),
+        (broken, "run.json cannot be read"),
+    ):
+        code, said = compare(capsys, first, other)
+        assert code == 2 and words in said.err and said.err.count("\n") == 1
+    with pytest.raises(SystemExit) as stop:
+        compare(capsys, first, first, "--tolerance", "2")
+    assert stop.value.code == 2
+
+
+def test_close():
+    assert close(1000, 1040, 0.05) and not close(1000, 1060, 0.05)
+    assert close(0.0, 0.05, 0.05) and not close(0.0, 0.06, 0.05)
+    assert close("a", "a", 0) and not close("a", "b", 0.9) and not close(None, 0.0, 0.9) and not close(True, 0.99, 0.5)
+    assert not close(float("inf"), 1.0, 0.5) and not close(0.1, float("nan"), 0.5)
+
+
+@pytest.mark.chain
+@pytest.mark.timeout(600)
+def test_one_seed_on_one_machine_gives_identical_numbers(tmp_path, anatomy_dir, run_environment):
+    """The smoke detector, trained twice on the same films: training is where chance could enter."""
+    command = [sys.executable, "-m", "cliniqure_utils.cli", "run", "--profile", "smoke", "--set"]
+    command += ["02_detect.max_train_images=8", "--until", "02", "--run-dir"]
+
+    def run(name):
+        result = subprocess.run([*command, name], cwd=tmp_path, env=run_environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+
+    run("a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "02_detect" / "metrics.json").unlink()  # so that the second notebook, and only it, runs again
+    run("b")
+    comparison = compare_runs(tmp_path / "a", tmp_path / "b")
+    assert comparison.same and comparison.differences == [] and comparison.tolerance == 0
+    assert list(comparison.counts) == ["01_preprocess", "02_detect"] and comparison.counts["02_detect"] > 5
+    starts = [
+        json.loads((tmp_path / name / "run.json").read_text())["notebooks"]["02_detect"]["start"] for name in "ab"
+    ]
+    assert starts[0] < starts[1]
