@@ -41,7 +41,7 @@ def test_a_word_is_followed_through_the_memory_to_the_film():
     axes = np.array(figure.axes).reshape(3, 2)
     assert [a.get_title() for a in axes[0]] == ["“heart”", "“effusion”"]
     assert squares(axes[0, 0]) == [(32, 32)] and squares(axes[0, 1]) == [(192, 192)]
-    assert squares(axes[1, 0]) == [(3 * 32, 2 * 32)] and axes[1, 0].get_title().endswith("100% at most")
+    assert squares(axes[1, 0]) == [(3 * 32, 2 * 32)] and axes[1, 0].get_title().endswith("most 100%")
     best = np.argsort(-words[0])[:4]
     assert [int(label.get_text()) for label in axes[2, 0].get_yticklabels()] == best.tolist()
     widths = [bar.get_width() for bar in axes[2, 0].containers[0]]

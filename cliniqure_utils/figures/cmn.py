@@ -116,7 +116,7 @@ def plot_words_in_memory(
         show_film(axes[0, column], film, f"“{word}”")
         _colour_patches(axes[0, column], film, np.asarray(looked[column]) - 1)
         mean, most = shared[column].mean(), shared[column].max()
-        show_film(axes[1, column], film, f"{100 * mean:.0f}% on average, {100 * most:.0f}% at most")
+        show_film(axes[1, column], film, f"mean {100 * mean:.0f}%, most {100 * most:.0f}%")
         _colour_patches(axes[1, column], film, (shared[column] - mean) / max(most - mean, 1e-9))
         axis = axes[2, column]
         top = np.argsort(-word_shares[column], kind="stable")[:n_slots]
@@ -126,7 +126,8 @@ def plot_words_in_memory(
         axis.set_yticks(places, top, fontsize=7)
         axis.invert_yaxis()
         axis.xaxis.set_major_locator(MaxNLocator(3))
-        axis.xaxis.set_major_formatter(PercentFormatter(1))
+        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        axis.tick_params(axis="x", labelsize=7)
         axis.set_xlabel("share of the answer", fontsize=8)
     axes[2, 0].set_ylabel("memory slot")
     axes[2, 0].legend(fontsize=7, loc="lower right")

@@ -191,7 +191,7 @@ def _describe(path: Path, run_dir: Path, made: tuple, device: str, beam_size: in
         logits = classifier(_square(film, size).to(device))["logits"]
         probabilities = logits.sigmoid()[0].cpu().numpy().astype(float)
         found = detector.detect(_square(film, detector.image_size).to(device))[0]
-        ids = reporter.generate(cmn.preprocess(film)[None].to(device), beam_size)[0]
+        ids = reporter.generate(cmn.model_input(reporter, film).to(device), beam_size)[0]
         report = cmn.to_prose(reporter.tokenizer.decode(ids.tolist()))
     scale = np.array([film.shape[1], film.shape[0]] * 2) / detector.image_size
     boxes = pd.DataFrame(found["boxes"].cpu().numpy() * scale, columns=BOX).round(1)
