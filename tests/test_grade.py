@@ -294,7 +294,7 @@ def other_inputs(folder):
         (other_parameter, "02_model", "parameters", "n_right was 3 in the executed copy, 4 in run.json"),
         (no_parameters, "02_model", "parameters", "run.json does not say with which parameters"),
         (other_profile, "run", "parameters", "unknown profile nothing"),
-        (other_inputs, "02_model", "inputs", "it was run with other files than those that lie there now"),
+        (other_inputs, "02_model", "inputs", "it was run with other files than lie there now"),
     ],
 )
 def test_what_is_not_as_the_run_left_it_is_named(course, run_folder, spoil, step, name, words):

@@ -211,7 +211,11 @@ def check_chain(run: Run) -> Iterator[Check]:
         inputs = {step: files[step] for step in fingerprint.earlier_steps(notebook, modules, names)}
         tables = fingerprint.table_part(notebook, modules, run.notebooks_dir.parent / "data")
         good = parts.get("inputs") == fingerprint.digest([inputs, tables])
-        message = "the files that lie there" if good else "it was run with other files than those that lie there now"
+        message = (
+            "the files that lie there"
+            if good
+            else "it was run with other files than lie there now, or with other tables of the course"
+        )
         yield Check(notebook.name, "inputs", PASS if good else FAIL, message)
     if unknown:
         message = f"not compared for {', '.join(unknown)}: the package has changed since the run"

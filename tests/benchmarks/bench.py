@@ -10,6 +10,7 @@ import bench_cmn
 import bench_dicom
 import bench_metrics
 import bench_models
+import bench_predict
 
 BENCHES = {
     "dicom": bench_dicom.main,
@@ -17,6 +18,7 @@ BENCHES = {
     "cmn": bench_cmn.main,
     "metrics": bench_metrics.main,
     "models": bench_models.main,
+    "predict": bench_predict.main,
 }
 
 if __name__ == "__main__":
