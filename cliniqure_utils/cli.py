@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NotebookFailed as error:
         print(f"cliniqure: {error}", file=sys.stderr)
         return 1
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+        print(f"cliniqure: {error.filename} cannot be used ({error.strerror})", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("cliniqure: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -35,12 +35,14 @@ class Difference:
 class Comparison:
     """Attributes:
     settings: What differs in run.json, one line each, most likely cause first.
+    states: How far each run is.
     counts: step -> how many numbers were compared.
     differences: Numbers that are not identical. missing: steps that only one of the runs has finished.
     tolerance: What counted as the same, and why.
     """
 
     settings: list[str]
+    states: list[str]
     counts: dict[str, int]
     differences: list[Difference]
     missing: list[str]
@@ -123,7 +125,8 @@ def compare_runs(first: str | Path, second: str | Path, tolerance: float | None 
                 differences.append(Difference(step, name, *values, within=close(*values, tolerance)))
     if not counts:
         raise ChainError(f"no notebook is finished in both {Path(first).name} and {Path(second).name}")
-    return Comparison(_settings(*records) + machine, counts, differences, missing, tolerance, why)
+    states = [f"profile {r.get('profile')}, seed {_show(r.get('seed'))}, {r.get('status')}" for r in records]
+    return Comparison(_settings(*records) + machine, states, counts, differences, missing, tolerance, why)
 
 
 def close(first, second, tolerance: float) -> bool:
@@ -138,7 +141,13 @@ def close(first, second, tolerance: float) -> bool:
 
 def lines(comparison: Comparison, first: str | Path, second: str | Path) -> list[str]:
     """The comparison in words."""
-    out = [f"A: {first}", f"B: {second}", ""]
+    out = [
+        f"{letter}: {run} ({state})"
+        for letter, run, state in zip("AB", (first, second), comparison.states, strict=True)
+    ]
+    if any(not state.endswith(", done") for state in comparison.states):
+        out.append("A run that is not done may hold numbers of an earlier one in its later notebooks.")
+    out.append("")
     out.append("What differs in how they were made (A | B):" if comparison.settings else "Both were made alike.")
     out += [f"  {line}" for line in comparison.settings]
     out.append("")

@@ -63,6 +63,13 @@ def test_the_same_numbers_are_0_wherever_they_lie(tmp_path, capsys):
     second = make_run(tmp_path / "b", parameters=parameters)
     code, said = compare(capsys, first, second)
     assert code == 0 and "Both were made alike." in said.out and "The same: 6 numbers." in said.out
+    assert f"A: {first} (profile demo, seed 2024, done)" in said.out and "not done" not in said.out
+
+
+def test_a_run_that_goes_on_is_compared_with_a_warning(tmp_path, capsys):
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b", status="running")
+    code, said = compare(capsys, first, second)
+    assert code == 0 and "A run that is not done may hold numbers of an earlier one" in said.out
 
 
 def test_another_number_on_one_machine_is_1_and_unexplained(tmp_path, capsys):

@@ -360,6 +360,7 @@ def test_what_cannot_start_is_2_in_one_line(films, run_dir, tmp_path, capsys):
         one, "--symptoms-csv", tmp_path / "bad.csv"
     )
     assert "a is there twice" in said(one, "--symptoms-csv", tmp_path / "twice.csv")
+    assert "cannot be used (Not a directory)" in said(one, "--no-llm", out=tmp_path / "file" / "below")
     assert not (tmp_path / "out").exists()
     with pytest.raises(SystemExit) as stop:
         cli.main(["predict", one, "--run-dir", str(run_dir), "--out", "o", "--n-jobs", "0"])
