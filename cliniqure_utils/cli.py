@@ -222,6 +222,10 @@ def _grade(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    import os
+
+    # Before torch is loaded: waiting threads that spin take the cores from those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from cliniqure_utils.notebooks import REPOSITORY
     from cliniqure_utils.predict.command import predict
 
