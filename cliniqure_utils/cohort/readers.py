@@ -107,8 +107,9 @@ def measure(annotations: pd.DataFrame, readers: tuple[str, str, str] = READERS) 
     # Two readers differ by sqrt(2) times the spread of one; 1.25 makes the mean deviation a standard deviation.
     spread = pd.DataFrame(shift[match]).groupby(finding[one[match]]).mean().mean(axis=1) * 1.25 / np.sqrt(2)
     jitter = spread.reindex(range(len(FINDINGS))).fillna(spread.mean())
+    total = seen.sum(1, keepdims=True)
     return ReaderModel(
-        seen=seen / np.maximum(seen.sum(1, keepdims=True), 1),
+        seen=np.where(total > 0, seen / np.where(total > 0, total, 1), [1.0] + [0.0] * (len(readers) - 1)),
         confused=confused / np.maximum(unnamed, 1)[:, None],
         jitter=jitter.to_numpy(),
         loose=1 - np.sqrt(agree),
