@@ -437,7 +437,7 @@ def planned_labels():
 def test_nothing_beside_the_body_tells_who_is_ill(planned_labels):
     nuisances = cohort.draw_nuisances(2024, 600)
     assert {"photons", "fov_mm", "inverted", "marker", "kind"} < set(nuisances.columns)
-    table = cohort.leak_test(nuisances, planned_labels)
+    table = cohort.leak_test(nuisances, planned_labels, n_permutations=3000)
     assert table.films.tolist() == planned_labels.sum().tolist()
     assert not table.leaks.any(), table
     assert table.limit.between(0.55, 0.75).all()
@@ -448,10 +448,10 @@ def test_a_leak_is_found(planned_labels):
     ill = planned_labels.Calcification == 1
     with_leak = nuisances.copy()
     with_leak.loc[ill.index[ill], "photons"] *= 0.7
-    assert cohort.leak_test(with_leak, planned_labels, n_permutations=2000).leaks.Calcification
+    assert cohort.leak_test(with_leak, planned_labels, n_permutations=1000).leaks.Calcification
     with_leak = nuisances.copy()
     with_leak.loc[ill.index[ill][::2], "kind"] = "rle"
-    assert cohort.leak_test(with_leak, planned_labels, n_permutations=2000).leaks.Calcification
+    assert cohort.leak_test(with_leak, planned_labels, n_permutations=1000).leaks.Calcification
 
 
 def test_drawn_nuisances_are_those_of_the_films(made):
@@ -561,31 +561,43 @@ def test_the_model_is_measured_on_the_readers():
 
 
 @pytest.fixture(scope="module")
-def phantom_truths(phantom):
-    """True boxes of 200 planned films of the phantom; the pictures are left out."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(film_module, "expose", lambda *_: None)
-        return [
-            simulate(phantom, cohort.plan_patient(2024, i)[0], [2024, i], 320, n_grid=64).findings for i in range(200)
-        ]
+def made_up_truths():
+    """Boxes of 600 planned patients at made-up places: one or two of a finding, as large as the simulation's."""
+    rng = np.random.default_rng(0)
+    sides = np.array([[70, 90], [60, 40], [25, 28], [140, 130], [70, 75], [80, 180], [90, 100], [75, 80], [30, 32],
+                      [60, 65], [100, 85], [50, 60], [95, 190], [95, 110]])  # fmt: skip
+    films = []
+    for index in range(600):
+        films.append([])
+        for name in cohort.plan_patient(2024, index)[0]:
+            n = (
+                2
+                if name in ("ILD", "Pulmonary fibrosis", "Pleural effusion", "Nodule/Mass") and rng.random() < 0.4
+                else 1
+            )
+            side = sides[vindr.FINDINGS.index(name)]
+            for half in rng.permutation(2)[:n]:  # one in each half of the film
+                low = np.array([160 * half + rng.integers(0, 160 - min(side[0], 159)), rng.integers(20, 300 - side[1])])
+                corners = dict(zip(vindr.BOX, map(int, (*low, *(low + side))), strict=True))
+                films[-1].append({"class_name": name, **corners})
+    return films
 
 
-def test_readers_agree_as_real_ones_do(phantom_truths):
+def test_readers_agree_as_real_ones_do(made_up_truths):
     numbers = ["f1", "macro_f1", "iou", "label_f1"]
     real = readers.reader_ceiling(plan_module.vindr_annotations())[numbers].mean()
-    ours = readers.reader_ceiling(read(phantom_truths, measure_vindr()))[numbers].mean()
-    # The phantom's lesions are larger than the CT's, on whose cohort notebook 01 prints .51 beside .51.
-    assert ours.f1 == pytest.approx(real.f1, abs=0.08)
+    ours = readers.reader_ceiling(read(made_up_truths, measure_vindr()))[numbers].mean()
+    assert ours.f1 == pytest.approx(real.f1, abs=0.05)
     assert ours.iou == pytest.approx(real.iou, abs=0.05)
     assert ours.label_f1 == pytest.approx(real.label_f1, abs=0.05)
-    assert ours.macro_f1 == pytest.approx(real.macro_f1, abs=0.08)  # 200 films: few boxes of the rare findings
+    assert ours.macro_f1 == pytest.approx(real.macro_f1, abs=0.05)
 
 
-def test_together_readers_miss_little(phantom_truths):
-    table = read(phantom_truths, measure_vindr())
-    ids = [f"{i:05d}" for i in range(len(phantom_truths))]
+def test_together_readers_miss_little(made_up_truths):
+    table = read(made_up_truths, measure_vindr())
+    ids = [f"{i:05d}" for i in range(len(made_up_truths))]
     named = vindr.label_matrix(table, ids)[[*vindr.FINDINGS]].to_numpy(bool)
-    true = np.array([[n in {b["class_name"] for b in truth} for n in vindr.FINDINGS] for truth in phantom_truths])
+    true = np.array([[n in {b["class_name"] for b in truth} for n in vindr.FINDINGS] for truth in made_up_truths])
     assert named[true].mean() > 0.95 and true[named].mean() > 0.8
     assert not named[~true.any(1)].any()  # as in VinDr-CXR, nobody draws on a normal film
     assert (table.groupby("image_id").rad_id.nunique() == 3).all()

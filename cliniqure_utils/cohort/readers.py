@@ -107,11 +107,9 @@ def measure(annotations: pd.DataFrame, readers: tuple[str, str, str] = READERS) 
     # Two readers differ by sqrt(2) times the spread of one; 1.25 makes the mean deviation a standard deviation.
     spread = pd.DataFrame(shift[match]).groupby(finding[one[match]]).mean().mean(axis=1) * 1.25 / np.sqrt(2)
     jitter = spread.reindex(range(len(FINDINGS))).fillna(spread.mean())
-    # A finding that nobody names is seen as findings are on the whole.
     total = seen.sum(1, keepdims=True)
-    seen = np.where(total > 0, seen, seen.sum(0))
     return ReaderModel(
-        seen=seen / seen.sum(1, keepdims=True),
+        seen=np.where(total > 0, seen / np.where(total > 0, total, 1), [1.0] + [0.0] * (len(readers) - 1)),
         confused=confused / np.maximum(unnamed, 1)[:, None],
         jitter=jitter.to_numpy(),
         loose=1 - np.sqrt(agree),

@@ -1,4 +1,4 @@
-"""Figures of the simulated cohort: findings with their true boxes, films without any, how common findings are."""
+"""Figures of the simulated cohort: every finding with its true boxes, films without any, how common findings are."""
 
 from pathlib import Path
 
