@@ -743,3 +743,11 @@ def test_figures_show_what_is_in_the_cohort(made):
     assert {text.get_text() for text in rates.axes[0].texts} == set(present)
     with pytest.raises(ValueError, match="found no film with 'Hangover'"):
         plot_contact_sheet(made, only="Hangover")
+
+
+def test_the_phantom_makes_a_cohort_of_its_own(tmp_path, made):
+    settings = cohort.ensure_cohort(tmp_path / "phantom", 3, 64, 5, 1, tmp_path / "anatomy", anatomy="phantom")
+    assert settings["anatomy"] == "phantom" and (tmp_path / "anatomy" / "phantom.npz").is_file()
+    assert len(list((tmp_path / "phantom" / "train").glob("*.dicom"))) == len(cohort.image_ids(5, 3))
+    with pytest.raises(ValueError, match="anatomy must be 'auto' or 'phantom', found 'ct'"):
+        cohort.ensure_anatomy(tmp_path, "ct")

@@ -48,6 +48,7 @@ def ensure_cohort(
     n_jobs: int = -1,
     anatomy_dir: str | Path | None = None,
     layout: str = "kaggle",
+    anatomy: str = "auto",
 ) -> dict:
     """Make the cohort below `data_dir` unless it is already there with these settings.
 
@@ -65,6 +66,8 @@ def ensure_cohort(
         anatomy_dir: Where the cleaned CT is cached; default data_dir/anatomy.
         layout: "kaggle", or "physionet": annotations/annotations_train.csv with the finer names of PhysioNet's release,
             and annotations/image_labels_train.csv, in place of train.csv.
+        anatomy: "auto", the CT where it is installed, or "phantom", a chest built from formulas: other bones, lungs and
+            vessels with the same findings, for a test set outside the domain. It needs a folder of its own.
 
     Returns:
         The settings, as cohort.json holds them.
@@ -86,13 +89,15 @@ def ensure_cohort(
             "findings": list(SIMULATED_FINDINGS),
         }  # fmt: skip
         made = _read_json(data_dir / "cohort.json")
+        if made and anatomy == "phantom" and made.get("anatomy") != "phantom":
+            raise CohortError(f"{data_dir} holds a cohort made from the CT; choose another folder for the phantom's")
         # A finished cohort stays as it is where the CT has meanwhile gone, or come.
         complete = bool(made) and {k: v for k, v in made.items() if k != "anatomy"} == settings
         complete = complete and all((data_dir / name).is_file() for name in (*TABLES, LAYOUTS[layout]))
         films = data_dir / "train"
         if complete and all((films / f"{i}.dicom").is_file() for i in image_ids(seed, n_patients)):
             return made
-        anatomy_path = ensure_anatomy(anatomy_dir if anatomy_dir is not None else data_dir / "anatomy")
+        anatomy_path = ensure_anatomy(anatomy_dir if anatomy_dir is not None else data_dir / "anatomy", anatomy)
         settings["anatomy"] = anatomy_path.stem
         return _make(data_dir, anatomy_path, settings, n_jobs, only_missing_films=complete and made == settings)
 

