@@ -8,6 +8,7 @@ import importlib.metadata
 import inspect
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -346,9 +347,10 @@ def bucket(items: Sequence[dict], batch_size: int, seed: int, pool: int = 16) ->
     return batches
 
 
-def base_forward(model):
-    """The forward method of the model below peft's wrapper."""
-    return (model.get_base_model() if hasattr(model, "get_base_model") else model).forward
+def keeps_logits(model) -> bool:
+    """Can the model be told to score only the last positions of a text?"""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # below peft's wrapper
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters
 
 
 def answers_only(batch: dict) -> dict:
@@ -378,9 +380,7 @@ def fine_tune(model, items: Sequence[dict], pad_id: int, *, batch_size: int, see
     if not items:
         raise ValueError("no item left to train on")
     model.config.use_cache = False
-    writes = (
-        isinstance(items[0]["labels"], list) and "logits_to_keep" in inspect.signature(base_forward(model)).parameters
-    )
+    writes = isinstance(items[0]["labels"], list) and keeps_logits(model)
 
     def collate(batches: list[list[dict]]) -> dict[str, torch.Tensor]:
         batch = pad_batch([item for items in batches for item in items], pad_id)
@@ -393,6 +393,42 @@ def fine_tune(model, items: Sequence[dict], pad_id: int, *, batch_size: int, see
         )
     model.config.use_cache = True
     return history
+
+
+def step_cost(model, items: Sequence[dict], pad_id: int, n_steps: int = 1) -> dict[str, float]:
+    """What one training step costs: forward, backward and Adam on one batch. The model is left trained by `n_steps`.
+
+    Args:
+        model: With the parameters that are to be trained requiring gradients.
+        items: The batch, from `encode_pairs`.
+
+    Returns:
+        trainable (parameters); weights, gradients and optimizer (MB of the tensors that stay in memory; activations
+        come on top); seconds (mean of the steps).
+    """
+    model.train()
+    batch = pad_batch(items, pad_id)
+    batch = answers_only(batch) if keeps_logits(model) else batch
+    batch = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6)
+    started = time.perf_counter()
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    seconds = (time.perf_counter() - started) / n_steps
+
+    def megabytes(tensors) -> float:
+        return sum(t.numel() * t.element_size() for t in tensors) / 1e6
+
+    return {
+        "trainable": sum(p.numel() for p in trained),
+        "weights": megabytes(model.parameters()),
+        "gradients": megabytes(p.grad for p in trained if p.grad is not None),
+        "optimizer": megabytes(t for state in optimizer.state.values() for t in state.values()),
+        "seconds": seconds,
+    }
 
 
 @torch.no_grad()
@@ -420,16 +456,24 @@ def generate(
     max_new_tokens: int = 80,
     batch_size: int = 8,
     description: str = "writing",
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[str]:
-    """Write one text per prompt by greedy search.
+    """Write one text per prompt, by greedy search unless a temperature is given.
 
-    Prompts are sorted by length and padded on the left, so that a batch gives each prompt the text it would get alone.
-    The text never repeats the prompt. An empty prompt gives an empty text: there is nothing to write about.
+    Prompts are sorted by length and padded on the left, so that a greedy batch gives each prompt the text it would get
+    alone. The text never repeats the prompt. An empty prompt gives an empty text: there is nothing to write about.
+
+    Args:
+        temperature: 0 for greedy search; above it words are drawn, more freely the higher it is.
+        seed: Of the draw; the random state outside stays as it was.
 
     Raises:
-        ValueError: A prompt with its answer is longer than the model's positions; `prompts.build_prompt` and
-            `fit_prompt` shorten.
+        ValueError: The temperature is negative, or a prompt with its answer is longer than the model's positions;
+            `prompts.build_prompt` and `fit_prompt` shorten.
     """
+    if temperature < 0:
+        raise ValueError(f"expected a temperature of 0 or more, found {temperature}")
     limit = getattr(model.config, "max_position_embeddings", 2048)
     encoded = [encode_prompt(tokenizer, prompt) if prompt.strip() else [] for prompt in prompts]
     longest = max(map(len, encoded), default=0)
@@ -440,22 +484,24 @@ def generate(
     model.eval()
     order = sorted((i for i in range(len(prompts)) if encoded[i]), key=lambda i: len(encoded[i]))
     texts: list[str] = [""] * len(prompts)
+    search = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     bar = tqdm(total=len(order), desc=description, unit="report")
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        width = max(len(encoded[i]) for i in chosen)
-        ids = torch.full((len(chosen), width), tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(chosen):
-            ids[row, width - len(encoded[i]) :] = torch.tensor(encoded[i])
-            mask[row, width - len(encoded[i]) :] = 1
-        out = model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=max_new_tokens,
-            do_sample=False, num_beams=1, use_cache=True, pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
-        for row, i in enumerate(chosen):
-            texts[i] = tokenizer.decode(out[row, width:], skip_special_tokens=True).strip()
-        bar.update(len(chosen))
-    bar.close()
+    with torch.random.fork_rng(), bar:
+        torch.manual_seed(seed)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            width = max(len(encoded[i]) for i in chosen)
+            ids = torch.full((len(chosen), width), tokenizer.pad_token_id)
+            mask = torch.zeros_like(ids)
+            for row, i in enumerate(chosen):
+                ids[row, width - len(encoded[i]) :] = torch.tensor(encoded[i])
+                mask[row, width - len(encoded[i]) :] = 1
+            out = model.generate(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=max_new_tokens,
+                num_beams=1, use_cache=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+                **search,
+            )  # fmt: skip
+            for row, i in enumerate(chosen):
+                texts[i] = tokenizer.decode(out[row, width:], skip_special_tokens=True).strip()
+            bar.update(len(chosen))
     return texts

@@ -75,28 +75,6 @@ def test_missing_values_are_empty_and_long_ones_cut():
     assert len(prompts.clean_field("word " * 500, 50)) <= 50
 
 
-@pytest.mark.parametrize("sentence, status", [
-    ("The heart is enlarged.", "supported"),
-    ("There is a small left pleural effusion.", "supported"),
-    ("There is a small right pleural effusion.", "contradicted"),
-    ("There is a pneumothorax.", "contradicted"),
-    ("No pneumothorax.", "supported"),
-    ("No pleural effusion.", "contradicted"),
-    ("The patient should see a doctor.", "neutral"),
-    ("Normal chest radiograph.", "contradicted"),
-    ("No acute cardiopulmonary process.", "neutral"),
-    ("Pneumonia cannot be excluded, possibly a consolidation.", "unsupported"),
-])  # fmt: skip
-def test_planted_errors_are_caught(evidence, sentence, status):
-    (checked,) = prompts.check_sentences(sentence, evidence)
-    assert checked == {"sentence": sentence, "status": status}
-
-
-@pytest.mark.parametrize("sentence", ["Normal chest radiograph.", "No acute cardiopulmonary process."])
-def test_a_film_without_findings_may_be_called_normal(sentence):
-    assert prompts.check_sentences(sentence, Evidence("b"))[0]["status"] == "supported"
-
-
 def test_the_template_report_agrees_with_its_own_evidence(evidence):
     text = prompts.template_report(evidence)
     assert "0.91" in text and "left lower zone" in text

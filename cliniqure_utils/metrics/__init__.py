@@ -46,6 +46,7 @@ from .detection import (
     mean_average_precision,
     paired_map_difference,
 )
+from .errors import FINDING_F1, RATES, error_rates, paired_error_difference, report_errors
 from .overlap import DEFINITIONS, box_overlap, check_iou_dice, with_no_finding_boxes
 from .text import (
     MissingExtra,
@@ -66,11 +67,13 @@ __all__ = [
     "BertScorer",
     "BertScores",
     "DEFINITIONS",
+    "FINDING_F1",
     "FROC_POINTS",
     "METRICS",
     "Metric",
     "MissingEncoder",
     "MissingExtra",
+    "RATES",
     "always_one_class",
     "auroc",
     "average_precision",
@@ -89,6 +92,7 @@ __all__ = [
     "classification_scores",
     "coco_map",
     "encoder_folder",
+    "error_rates",
     "finding_f1",
     "finding_scores",
     "froc",
@@ -105,6 +109,7 @@ __all__ = [
     "pair_scores",
     "paired_classification_difference",
     "paired_difference",
+    "paired_error_difference",
     "paired_map_difference",
     "per_class_intervals",
     "per_class_scores",
@@ -113,6 +118,7 @@ __all__ = [
     "radgraph_f1",
     "random_pairs",
     "reliability",
+    "report_errors",
     "resample_counts",
     "reverse_meaning",
     "rouge_l",

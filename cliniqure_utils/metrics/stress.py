@@ -11,16 +11,14 @@ Real reports are read from the installed torchxrayvision at run time (CC BY-NC-N
 """
 
 import functools
-import importlib.util
 import re
-import tarfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
+from cliniqure_utils import indiana
 from cliniqure_utils.labeller import split_sentences
 from cliniqure_utils.prompts import Evidence, build_prompt
 
@@ -59,10 +57,6 @@ TOLD = 0.8  # share of comparisons in the right order from which on a metric is 
 FLUENCY_ONLY = "fluency only"
 
 
-class MissingReports(FileNotFoundError):
-    """The real reports are not on this machine."""
-
-
 @functools.cache
 def indiana_findings() -> tuple[str, ...]:
     """FINDINGS sections of the Indiana University reports in the installed torchxrayvision, each text once.
@@ -70,21 +64,12 @@ def indiana_findings() -> tuple[str, ...]:
     Sections with the de-identification mark XXXX are left out, because a hole in a sentence is nothing to paraphrase.
 
     Raises:
-        MissingReports: The package or its file is missing.
+        indiana.MissingReports: The package or its file is missing.
     """
-    spec = importlib.util.find_spec("torchxrayvision")
-    path = Path(spec.submodule_search_locations[0]) / "data" / "NLMCXR_reports.tgz" if spec else None
-    if path is None or not path.is_file():
-        raise MissingReports("the packaged Indiana reports are missing: pip install torchxrayvision")
     found = {}
-    with tarfile.open(path) as archive:
-        for member in archive:
-            if member.name.endswith(".xml"):
-                xml = archive.extractfile(member).read().decode("utf-8", errors="replace")
-                section = re.search(r'<AbstractText Label="FINDINGS">(.*?)</AbstractText>', xml, re.DOTALL)
-                text = " ".join(section[1].split()) if section else ""
-                if text and "XXXX" not in text and "&" not in text:
-                    found.setdefault(text, int(re.search(r"\d+", Path(member.name).stem)[0]))
+    for report in indiana.read_reports():
+        if report.findings and indiana.HOLE not in report.findings and "&" not in report.findings:
+            found.setdefault(report.findings, report.report_id)
     return tuple(sorted(found, key=found.get))
 
 

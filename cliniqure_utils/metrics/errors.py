@@ -1,0 +1,126 @@
+"""Errors of written reports against reference reports: omission, contradiction, hallucination, wrong side.
+
+Counted per finding as the rule labeller reads both texts, so that a rate is a ratio of two sums over reports and two
+systems can be compared on the same resampled reports. Source: ours; the kinds of error follow Yu et al. 2023 (Patterns
+4:100802): a false finding, a missing finding, a wrong place.
+"""
+
+from collections.abc import Sequence
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+
+from cliniqure_utils import labeller
+from cliniqure_utils.vindr import FINDINGS
+
+from .bootstrap import percentile_interval, resample_counts
+from .text import text_pairs
+
+# Rate -> (counted, out of); both are columns of `report_errors`. Micro F1 is 2 right / (there + said).
+RATES = MappingProxyType(
+    {
+        "omission": ("omitted", "there"),
+        "contradiction": ("contradicted", "there"),
+        "hallucination": ("hallucinated", "said"),
+        "wrong_side": ("wrong_side", "sided"),
+    }
+)
+FINDING_F1 = "finding_f1"
+
+
+def report_errors(*, references: Sequence[str], predictions: Sequence[str]) -> pd.DataFrame:
+    """Count the findings of each pair of texts. A finding that is left open ("may be") counts as stated.
+
+    Returns:
+        One row per pair, all counts of findings: there (stated by the reference), said (stated by the prediction),
+        right (by both), omitted (there, the prediction is silent), contradicted (there, the prediction denies it, or
+        calls the whole film normal), hallucinated (said, not there), sided (right, and both name a side), wrong_side
+        (of those: no side in common); and words (of the prediction). there = right + omitted + contradicted.
+
+    Raises:
+        ValueError: The two lists differ in length, or an entry is not text.
+    """
+    references, predictions = text_pairs(references, predictions)
+    read = {text: _read(text) for text in {*references, *predictions}}
+    rows = []
+    for reference, prediction in zip(references, predictions, strict=True):
+        (there, _), (said, denied) = read[reference], read[prediction]
+        right = there.keys() & said.keys()
+        lost = there.keys() - said.keys()
+        sided = [name for name in right if there[name] and said[name]]
+        rows.append(
+            {
+                "there": len(there),
+                "said": len(said),
+                "right": len(right),
+                "omitted": len(lost - denied),
+                "contradicted": len(lost & denied),
+                "hallucinated": len(said.keys() - there.keys()),
+                "sided": len(sided),
+                "wrong_side": sum(not there[name] & said[name] for name in sided),
+                "words": len(prediction.split()),
+            }
+        )
+    return pd.DataFrame(rows, columns=["there", "said", "right", "omitted", "contradicted", "hallucinated", "sided",
+                                       "wrong_side", "words"])  # fmt: skip
+
+
+def error_rates(counts: pd.DataFrame) -> dict[str, float]:
+    """Micro finding F1 and the four rates of `RATES`, in [0, 1], NaN where there is nothing to count; mean words."""
+    rates = {name: float(_ratio(name, counts.sum())) for name in (FINDING_F1, *RATES)}
+    return rates | {"words": float(counts.words.mean()) if len(counts) else float("nan")}
+
+
+def paired_error_difference(
+    counts_a: pd.DataFrame, counts_b: pd.DataFrame, rate: str = FINDING_F1, n_resamples: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Difference of two systems in one rate on the same reports, resampled together.
+
+    Args:
+        counts_a, counts_b: From `report_errors`, same references in the same order.
+        rate: "finding_f1" or a key of `RATES`.
+
+    Returns:
+        a, b, difference (a - b), low, high (95% percentile interval), n.
+
+    Raises:
+        ValueError: The tables differ in length or in what is there, are empty, or the rate is unknown.
+    """
+    if rate != FINDING_F1 and rate not in RATES:
+        raise ValueError(f"unknown rate {rate!r}; expected one of {', '.join((FINDING_F1, *RATES))}")
+    if len(counts_a) == 0 or list(counts_a.there) != list(counts_b.there):
+        raise ValueError("the two systems were not scored on the same references")
+    weights = resample_counts(len(counts_a), n_resamples, seed)
+    values = [_ratio(rate, counts.sum()) for counts in (counts_a, counts_b)]
+    resampled = [
+        _ratio(rate, {name: weights @ counts[name].to_numpy(dtype=float) for name in counts.columns})
+        for counts in (counts_a, counts_b)
+    ]
+    low, high = percentile_interval(resampled[0] - resampled[1])
+    a, b = map(float, values)
+    return {"a": a, "b": b, "difference": a - b, "low": low, "high": high, "n": len(counts_a)}
+
+
+def _ratio(rate: str, sums):
+    if rate == FINDING_F1:
+        top, bottom = 2 * np.asarray(sums["right"], float), np.asarray(sums["there"] + sums["said"], float)
+    else:
+        counted, out_of = RATES[rate]
+        top, bottom = np.asarray(sums[counted], float), np.asarray(sums[out_of], float)
+    return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+
+
+def _read(text: str) -> tuple[dict[str, set[str]], set[str]]:
+    """(findings stated -> their sides, findings denied); what is both stated and denied counts as stated."""
+    stated: dict[str, set[str]] = {}
+    denied = set()
+    for mention in labeller.find_mentions(text):
+        if mention.status == labeller.ABSENT:
+            denied.add(mention.finding)
+            continue
+        sides = {"both": {"left", "right"}, None: set()}.get(mention.side, {mention.side})
+        stated.setdefault(mention.finding, set()).update(sides)
+    if any(labeller.overall_statement(sentence) == "normal" for sentence in labeller.split_sentences(text)):
+        denied |= set(FINDINGS)
+    return stated, denied - stated.keys()

@@ -1,0 +1,109 @@
+"""Training pairs of the writer: prompts as the chain will make them, answers that people (or the cohort) wrote."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from cliniqure_utils import indiana, labeller
+from cliniqure_utils.vindr import FINDINGS
+
+from .evidence import MIDLINE, Evidence, gather_evidence
+from .prompt import build_prompt
+
+
+def rehearse_evidence(
+    image_ids: Sequence[str],
+    labels: pd.DataFrame,
+    boxes: pd.DataFrame,
+    reports: Mapping[str, dict],
+    clinical: pd.DataFrame,
+    sizes: Mapping[str, tuple[float, float]],
+    seed: int,
+) -> dict[str, Evidence]:
+    """Evidence of training films in the form that the earlier stages give for unseen ones, but true.
+
+    A writer must learn to say what the prompt lists, so every listed finding is in the film's report. What differs
+    between films of the other splits is imitated: probabilities anywhere from 0.15 to 1, in the order in which the
+    impression names the findings; four boxes in ten missed; for one film in four a crude report that belongs to another
+    film, since crude reports are not to be trusted. Source: ours.
+
+    Args:
+        labels: Indexed by image_id, class columns 0/1 (`vindr.label_matrix`). boxes: annotations, one class per row.
+        reports: image_id -> dict with impression and text.
+        clinical, sizes: As in `gather_evidence`.
+    """
+    rng = np.random.default_rng(seed)
+    probabilities = pd.DataFrame(0.0, index=list(image_ids), columns=labels.columns)
+    for image_id in image_ids:
+        named = [mention.finding for mention in labeller.find_mentions(reports[image_id]["impression"])]
+        present = [name for name in FINDINGS if labels.loc[image_id, name]]
+        present.sort(key=lambda name, named=named: named.index(name) if name in named else len(named))
+        probabilities.loc[image_id, present] = sorted(rng.uniform(0.15, 1.0, len(present)), reverse=True)
+    found = boxes[rng.random(len(boxes)) < 0.6].assign(score=1.0)
+    others = rng.permutation(np.array(image_ids, dtype=object))
+    crude = {i: reports[o]["text"] for i, o in zip(image_ids, others, strict=True) if rng.random() < 0.25}
+    return gather_evidence(
+        image_ids, probabilities, dict.fromkeys(FINDINGS, 0.1), found, 0.5, crude, clinical, sizes
+    )  # fmt: skip
+
+
+def training_answer(report: Mapping[str, str], tokenizer, max_tokens: int) -> str:
+    """What the writer should answer: the impression, then as many whole sentences of the findings as fit.
+
+    The impression comes first: it names the findings in a few words, so that even a short text holds them.
+    """
+    text = report["impression"].strip()
+    for sentence in labeller.split_sentences(report["findings"]):
+        longer = f"{text} {sentence}".strip()
+        if text and len(tokenizer(longer).input_ids) > max_tokens:
+            break
+        text = longer
+    return text
+
+
+def indiana_pairs(
+    n: int, tokenizer, max_prompt_tokens: int, max_answer_tokens: int, seed: int = 0
+) -> list[tuple[str, str]]:
+    """(prompt, answer) pairs of reports that radiologists wrote, read from the installed package. Never print them.
+
+    The report is the answer; the prompt lists what the answer states, as the rule labeller reads it, so the pair is
+    true to itself. Only reports without holes that state a finding are drawn. Source: ours.
+
+    Args:
+        n: Most pairs. tokenizer: Measures the lengths. seed: Of the draw and of the probabilities in the prompts.
+
+    Raises:
+        indiana.MissingReports: The reports are not on this machine.
+    """
+    rng = np.random.default_rng(seed)
+    reports = [r for r in indiana.read_reports() if r.whole and r.impression and r.findings]
+    pairs = []
+    for index in rng.permutation(len(reports)):
+        if len(pairs) >= n:
+            break
+        report = reports[index]
+        sections = {"impression": report.impression, "findings": report.findings}
+        answer = training_answer(sections, tokenizer, max_answer_tokens)
+        stated = [m for m in labeller.find_mentions(answer) if m.status != labeller.ABSENT]
+        names = list(dict.fromkeys(mention.finding for mention in stated))
+        if not names or len(tokenizer(answer).input_ids) > max_answer_tokens:
+            continue
+        probabilities = sorted(rng.uniform(0.15, 1.0, len(names)), reverse=True)
+        boxes = {}
+        for mention in stated:
+            if rng.random() < 0.6 and (mention.side or mention.finding in MIDLINE):
+                sides = ("left", "right") if mention.side == "both" else (mention.side,)
+                places = ["midline"] if mention.finding in MIDLINE else [f"{side} lung" for side in sides]
+                boxes |= {(mention.finding, place): (mention.finding, 1.0, place) for place in places}
+        symptoms = "" if indiana.HOLE in report.indication or "&" in report.indication else report.indication
+        evidence = Evidence(
+            f"indiana-{report.report_id}",
+            list(zip(names, probabilities, strict=True)),
+            list(boxes.values()),
+            symptoms=symptoms,
+        )
+        prompt, left_out = build_prompt(evidence, tokenizer, max_prompt_tokens)
+        if not left_out:
+            pairs.append((prompt, answer))
+    return pairs

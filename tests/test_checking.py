@@ -1,0 +1,192 @@
+"""The sentence checker: errors planted by hand into sentences and reports, each caught, and nothing else."""
+
+import pytest
+
+from cliniqure_utils import labeller, prompts
+from cliniqure_utils.prompts import Evidence
+
+# Short names of the errors in the tables below: H hallucination, C contradiction, S wrong side.
+PROBLEM = {"H": prompts.HALLUCINATION, "C": prompts.CONTRADICTION, "S": prompts.WRONG_SIDE}
+FILMS = {
+    "failing heart": Evidence(
+        "a",
+        findings=[("Cardiomegaly", 0.91), ("Pleural effusion", 0.75), ("Aortic enlargement", 0.4)],
+        boxes=[("Pleural effusion", 0.8, "left lower zone"), ("Cardiomegaly", 0.7, "midline")],
+    ),
+    "old scars": Evidence(
+        "b",
+        findings=[("Pulmonary fibrosis", 0.6), ("Pleural thickening", 0.5)],
+        boxes=[
+            ("Nodule/Mass", 0.4, "right upper zone"),
+            ("Pulmonary fibrosis", 0.5, "left upper zone"),
+            ("Pulmonary fibrosis", 0.3, "right upper zone"),
+            ("Pleural thickening", 0.6, "right upper zone"),
+        ],
+    ),
+    "collapse": Evidence(
+        "c",
+        findings=[("Pneumothorax", 0.8), ("Atelectasis", 0.55)],
+        boxes=[("Pneumothorax", 0.9, "right upper zone"), ("Consolidation", 0.5, "left lower zone")],
+    ),
+    "normal": Evidence("d"),
+}
+SENTENCES = [
+    # film, sentence, planted errors, status
+    # nothing planted
+    ("failing heart", "The heart is enlarged.", "", "supported"),
+    ("failing heart", "There is a small left pleural effusion.", "", "supported"),
+    ("failing heart", "Blunting of the left costophrenic angle.", "", "supported"),
+    ("failing heart", "The aorta is tortuous.", "", "supported"),
+    ("failing heart", "Cardiomegaly with a left effusion and no pneumothorax.", "", "supported"),
+    ("failing heart", "An effusion may be present on the left.", "", "supported"),
+    ("failing heart", "No acute cardiopulmonary process.", "", "neutral"),
+    ("failing heart", "Correlate with the clinical picture.", "", "neutral"),
+    ("old scars", "Scarring in both upper zones.", "", "supported"),
+    ("old scars", "There is a nodule in the right upper lobe.", "", "supported"),
+    ("old scars", "Right apical pleural thickening.", "", "supported"),
+    ("old scars", "No pleural effusion or pneumothorax.", "", "supported"),
+    ("collapse", "Large right pneumothorax.", "", "supported"),
+    ("collapse", "Consolidation at the left base.", "", "supported"),
+    ("collapse", "Plate-like atelectasis is seen.", "", "supported"),
+    ("normal", "The lungs are clear.", "", "supported"),
+    ("normal", "Normal chest radiograph.", "", "supported"),
+    ("normal", "Heart size is within normal limits.", "", "supported"),
+    ("normal", "No effusion, consolidation or pneumothorax.", "", "supported"),
+    # an extra finding
+    ("failing heart", "There is a pneumothorax.", "Pneumothorax H", "contradicted"),
+    ("failing heart", "A nodule is seen in the right upper lobe.", "Nodule/Mass H", "contradicted"),
+    ("failing heart", "Consolidation in the left lower zone.", "Consolidation H", "contradicted"),
+    ("failing heart", "Left pleural effusion with atelectasis.", "Atelectasis H", "contradicted"),
+    ("failing heart", "There is a calcified granuloma.", "Calcification H", "contradicted"),
+    ("failing heart", "Reticular changes in both lungs.", "ILD H", "contradicted"),
+    ("failing heart", "Old rib fracture on the right.", "Other lesion H", "contradicted"),
+    ("old scars", "The heart is mildly enlarged.", "Cardiomegaly H", "contradicted"),
+    ("old scars", "There is a right pleural effusion.", "Pleural effusion H", "contradicted"),
+    ("old scars", "Patchy infiltrate in the right lower lobe.", "Infiltration H", "contradicted"),
+    ("old scars", "Scarring and a pneumothorax.", "Pneumothorax H", "contradicted"),
+    ("collapse", "The aorta is unfolded.", "Aortic enlargement H", "contradicted"),
+    ("collapse", "Hazy opacity in the right base.", "Lung Opacity H", "contradicted"),
+    ("collapse", "Pleural thickening on the left.", "Pleural thickening H", "contradicted"),
+    ("normal", "There is cardiomegaly.", "Cardiomegaly H", "contradicted"),
+    ("normal", "Small left effusion.", "Pleural effusion H", "contradicted"),
+    ("normal", "A mass is present in the left lung.", "Nodule/Mass H", "contradicted"),
+    ("normal", "Cardiomegaly and bilateral effusions.", "Cardiomegaly H, Pleural effusion H", "contradicted"),
+    ("normal", "Fibrosis at the apices.", "Pulmonary fibrosis H", "contradicted"),
+    # an extra finding, left open
+    ("failing heart", "A small pneumothorax cannot be excluded.", "Pneumothorax H", "unsupported"),
+    ("old scars", "Possible consolidation in the left base.", "Consolidation H", "unsupported"),
+    ("collapse", "Findings suspicious for interstitial lung disease.", "ILD H", "unsupported"),
+    ("normal", "The heart is borderline enlarged.", "Cardiomegaly H", "unsupported"),
+    ("normal", "Atelectasis versus consolidation.", "Atelectasis H, Consolidation H", "unsupported"),
+    # a finding that is there, denied
+    ("failing heart", "The heart size is normal.", "Cardiomegaly C", "contradicted"),
+    ("failing heart", "No pleural effusion.", "Pleural effusion C", "contradicted"),
+    ("failing heart", "The costophrenic angles are sharp.", "Pleural effusion C", "contradicted"),
+    ("failing heart", "No effusion or pneumothorax is seen.", "Pleural effusion C", "contradicted"),
+    ("failing heart", "The aorta is normal.", "Aortic enlargement C", "contradicted"),
+    ("failing heart", "Heart and aorta are of normal size; no effusion.",
+     "Cardiomegaly C, Pleural effusion C", "contradicted"),
+    ("old scars", "No nodule or mass.", "Nodule/Mass C", "contradicted"),
+    ("old scars", "There is no scarring.", "Pulmonary fibrosis C", "contradicted"),
+    ("old scars", "Without pleural thickening.", "Pleural thickening C", "contradicted"),
+    ("collapse", "No pneumothorax.", "Pneumothorax C", "contradicted"),
+    ("collapse", "The pneumothorax has resolved.", "Pneumothorax C", "contradicted"),
+    ("collapse", "The lungs are clear.", "Consolidation C", "contradicted"),
+    ("collapse", "No focal consolidation.", "Consolidation C", "contradicted"),
+    ("collapse", "Pneumothorax without atelectasis.", "Atelectasis C", "contradicted"),
+    ("collapse", "Normal chest.", "Atelectasis C, Consolidation C, Pneumothorax C", "contradicted"),
+    ("old scars", "The examination is unremarkable.",
+     "Nodule/Mass C, Pleural thickening C, Pulmonary fibrosis C", "contradicted"),
+    # the right finding on the other side
+    ("failing heart", "There is a small right pleural effusion.", "Pleural effusion S", "contradicted"),
+    ("failing heart", "Cardiomegaly with a right effusion.", "Pleural effusion S", "contradicted"),
+    ("failing heart", "Blunted right costophrenic angle.", "Pleural effusion S", "contradicted"),
+    ("old scars", "A nodule in the left upper lobe.", "Nodule/Mass S", "contradicted"),
+    ("old scars", "Left apical pleural thickening.", "Pleural thickening S", "contradicted"),
+    ("collapse", "Left pneumothorax.", "Pneumothorax S", "contradicted"),
+    ("collapse", "On the right, there is consolidation.", "Consolidation S", "contradicted"),
+    ("collapse", "Left pneumothorax and right lower lobe consolidation.",
+     "Pneumothorax S, Consolidation S", "contradicted"),
+    ("collapse", "A left pneumothorax may be present.", "Pneumothorax S", "contradicted"),
+    # several kinds in one sentence
+    ("failing heart", "Right effusion, a lung nodule, and the heart is not enlarged.",
+     "Pleural effusion S, Nodule/Mass H, Cardiomegaly C", "contradicted"),
+    ("collapse", "No atelectasis but a large left effusion.", "Atelectasis C, Pleural effusion H", "contradicted"),
+]  # fmt: skip
+
+
+def planted(text):
+    return sorted((part[:-2], PROBLEM[part[-1]]) for part in text.split(", ") if part)
+
+
+def test_there_are_sixty_sentences_and_every_kind_of_error_in_ten():
+    assert len(SENTENCES) >= 60 and len({(film, s) for film, s, _, _ in SENTENCES}) == len(SENTENCES)
+    for kind in "HCS":
+        assert sum(f" {kind}" in errors for _, _, errors, _ in SENTENCES) >= 10
+
+
+@pytest.mark.parametrize("film, sentence, errors, status", SENTENCES, ids=[f"{f}-{s}" for f, s, _, _ in SENTENCES])
+def test_a_planted_error_is_caught_and_nothing_else(film, sentence, errors, status):
+    (checked,) = prompts.check_sentences(sentence, FILMS[film])
+    assert checked["sentence"] == sentence
+    assert sorted((p["finding"], p["problem"]) for p in checked["problems"]) == planted(errors)
+    assert checked["status"] == status
+
+
+@pytest.mark.parametrize("film, text, missing", [
+    ("failing heart", "The heart is enlarged. Left pleural effusion. The aorta is tortuous.", []),
+    ("failing heart", "The heart is enlarged. The aorta is tortuous.", ["Pleural effusion"]),
+    ("failing heart", "Left pleural effusion.", ["Aortic enlargement", "Cardiomegaly"]),
+    ("failing heart", "No effusion. Enlarged heart, dilated aorta.", []),  # denied: a contradiction, not an omission
+    ("failing heart", "An effusion may be present. Cardiomegaly.", ["Aortic enlargement"]),
+    ("failing heart", "Normal chest.", []),
+    ("failing heart", "", ["Aortic enlargement", "Cardiomegaly", "Pleural effusion"]),
+    ("old scars", "Right upper lobe nodule.", ["Pleural thickening", "Pulmonary fibrosis"]),
+    ("collapse", "There is a pneumothorax with atelectasis.", ["Consolidation"]),
+    ("normal", "The heart is enlarged.", []),
+])  # fmt: skip
+def test_findings_that_a_report_does_not_name_are_omissions(film, text, missing):
+    assert prompts.omitted_findings(text, FILMS[film]) == missing
+
+
+def knowledge():
+    import pandas as pd
+
+    from cliniqure_utils.vindr import FINDINGS
+
+    table = pd.DataFrame("", index=list(FINDINGS), columns=[*prompts.KNOWLEDGE, "source_date", "sourced_fields"])
+    return table.assign(source="unsourced").rename_axis("finding")
+
+
+def test_a_report_keeps_set_aside_sentences_apart_and_counts_every_error():
+    text = ("The heart is enlarged. There is a right pleural effusion. A small pneumothorax is possible. "
+            "Follow-up is advised. There is a nodule.")  # fmt: skip
+    sections = prompts.assemble_report(FILMS["failing heart"], text, knowledge(), "base")["sections"]
+    assert sections["kept"] == "The heart is enlarged. Follow-up is advised."
+    assert sections["set_aside"] == [
+        "There is a right pleural effusion.", "A small pneumothorax is possible.", "There is a nodule."
+    ]  # fmt: skip
+    assert sections["omitted"] == ["Aortic enlargement"]
+    assert sections["problems"] == {"hallucination": 2, "contradiction": 0, "wrong side": 1, "omission": 1}
+
+
+def test_the_facts_of_a_report_give_probability_side_zone_and_box():
+    film = Evidence(
+        "a", [("Pleural effusion", 0.75)],
+        [("Pleural effusion", 0.8, "left lower zone"), ("Cardiomegaly", 0.7, "midline")],
+        [(60.0, 70.0, 90.0, 95.0), (30.0, 40.0, 70.0, 80.0)], crude_report="small effusion .",
+    )  # fmt: skip
+    sections = prompts.assemble_report(film, "", knowledge(), "template")["sections"]
+    assert sections["findings"] == [
+        {"name": "Cardiomegaly", "probability": None,
+         "boxes": [{"score": 0.7, "side": None, "zone": None, "box": [30.0, 40.0, 70.0, 80.0]}]},
+        {"name": "Pleural effusion", "probability": 0.75,
+         "boxes": [{"score": 0.8, "side": "left", "zone": "lower", "box": [60.0, 70.0, 90.0, 95.0]}]},
+    ]  # fmt: skip
+    assert sections["crude_report"] == "small effusion ."
+    without = prompts.facts_of(FILMS["old scars"])
+    assert [entry["boxes"][0]["box"] for entry in without] == [None] * 3, "no box where the corners are not known"
+
+
+def test_the_labeller_reads_every_table_sentence_as_one_sentence():
+    assert all(labeller.split_sentences(sentence) == [sentence] for _, sentence, _, _ in SENTENCES)
