@@ -131,6 +131,38 @@ def test_a_batch_writes_what_each_prompt_gets_alone(models_dir):
     assert not any(p in text for p, text in zip(prompts, together, strict=True))
 
 
+def test_words_are_drawn_only_with_a_temperature_and_the_same_for_the_same_seed(models_dir):
+    model, tokenizer, _ = base(models_dir)
+    texts = ["Short.", "A longer prompt"]
+
+    def write(**more):
+        return llm.generate(model, tokenizer, texts, max_new_tokens=12, **more)
+
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    drawn = write(temperature=1.0, seed=1)
+    assert torch.equal(before, torch.random.get_rng_state()), "the random state outside moved"
+    assert drawn == write(temperature=1.0, seed=1) != write(temperature=1.0, seed=2)
+    assert write(seed=1) == write(seed=2), "greedy search knows no seed"
+    with pytest.raises(ValueError, match="temperature of 0 or more, found -1"):
+        write(temperature=-1)
+
+
+def test_the_cost_of_a_step_counts_weights_gradients_and_adam(models_dir):
+    model, tokenizer, _ = base(models_dir)
+    items, _ = llm.encode_pairs(tokenizer, [("Film?", "Clear."), ("And?", "No.")], 60)
+    total = sum(p.numel() for p in model.parameters())
+    full = llm.step_cost(model, items, tokenizer.pad_token_id)
+    assert full["trainable"] == total
+    assert full["weights"] == full["gradients"] == pytest.approx(total * 4 / 1e6)
+    assert full["optimizer"] == pytest.approx(2 * total * 4 / 1e6, rel=0.01)  # two moments, and a count per tensor
+    adapted = llm.add_lora(base(models_dir)[0], "causal_lm")
+    thin = llm.step_cost(adapted, items, tokenizer.pad_token_id)
+    # Two layers, query 32 -> 32 and value 32 -> 16, rank 8.
+    assert thin["trainable"] == 2 * (8 * (32 + 32) + 8 * (32 + 16))
+    assert thin["gradients"] == pytest.approx(thin["trainable"] * 4 / 1e6) and thin["seconds"] > 0
+
+
 def test_an_empty_prompt_gives_an_empty_text_and_a_too_long_one_is_refused(models_dir):
     model, tokenizer, _ = base(models_dir)
     alone = llm.generate(model, tokenizer, ["Short."], max_new_tokens=4)[0]

@@ -95,3 +95,41 @@ def plot_statuses(shares: pd.DataFrame):
     axis.set_xlabel("share of sentences")
     axis.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
+
+
+HELD = ("weights", "gradients", "optimizer")  # what stays in memory between two training steps
+
+
+def plot_costs(costs: pd.DataFrame):
+    """A training step with LoRA and without: trained weights, memory held, seconds. Figure.
+
+    Args:
+        costs: One row per way of training, columns as in `llm.step_cost`.
+    """
+    figure, axes = new_figure(1, 3, width=9.6, height=1.5 + 0.45 * len(costs), width_ratios=[1, 1.5, 1])
+    names = list(costs.index)
+    for axis, column, title in (
+        (axes[0, 0], "trainable", "trained weights"),
+        (axes[0, 2], "seconds", "seconds a step"),
+    ):
+        axis.barh(names, costs[column], color=BLUE, edgecolor="black")
+        for row, value in enumerate(costs[column]):
+            inside = value > 0.6 * costs[column].max()
+            text = f" {value:,.0f} " if column == "trainable" else f" {value:.1f} "
+            axis.text(value, row, text, va="center", ha="right" if inside else "left", fontsize=8,
+                      color="white" if inside else "black")  # fmt: skip
+        axis.set_title(title, fontsize=9)
+    axis, left = axes[0, 1], np.zeros(len(costs))
+    for colour, hatch, part in zip((SKY, ORANGE, "#009E73"), ("", "//", ".."), HELD, strict=True):
+        axis.barh(names, costs[part], left=left, label=part, color=colour, hatch=hatch, edgecolor="black")
+        left = left + costs[part].to_numpy()
+    for row, total in enumerate(left):
+        axis.text(total, row, f" {total:,.0f}", va="center", fontsize=8)
+    axis.set_xlim(0, 1.2 * left.max())
+    axis.set_title("memory held between steps, MB", fontsize=9)
+    axis.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.22), frameon=False)
+    for axis in axes[0]:
+        axis.invert_yaxis()
+    for axis in axes[0, 1:]:
+        axis.set_yticks([])
+    return figure

@@ -85,9 +85,11 @@ def indiana_pairs(
         report = reports[index]
         sections = {"impression": report.impression, "findings": report.findings}
         answer = training_answer(sections, tokenizer, max_answer_tokens)
+        if len(tokenizer(answer).input_ids) > max_answer_tokens:
+            continue
         stated = [m for m in labeller.find_mentions(answer) if m.status != labeller.ABSENT]
         names = list(dict.fromkeys(mention.finding for mention in stated))
-        if not names or len(tokenizer(answer).input_ids) > max_answer_tokens:
+        if not names:
             continue
         probabilities = sorted(rng.uniform(0.15, 1.0, len(names)), reverse=True)
         boxes = {}

@@ -8,6 +8,7 @@ import sys
 import bench_boxes
 import bench_cmn
 import bench_dicom
+import bench_llm
 import bench_metrics
 import bench_models
 import bench_predict
@@ -16,6 +17,7 @@ BENCHES = {
     "dicom": bench_dicom.main,
     "boxes": bench_boxes.main,
     "cmn": bench_cmn.main,
+    "llm": bench_llm.main,
     "metrics": bench_metrics.main,
     "models": bench_models.main,
     "predict": bench_predict.main,
