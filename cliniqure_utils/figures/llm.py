@@ -30,7 +30,9 @@ def plot_lora(layers: int, width: int, rank: int, trainable: int, total: int):
         axis.text(x + (w + 0.2 if beside else w / 2), y + h / 2 + (0.6 if hatch == "//" else 0), text,
                   ha="left" if beside else "center", va="center", fontsize=9)  # fmt: skip
     axis.annotate("", (2.7, 1.1), (2.7, 0.2), arrowprops={"arrowstyle": "->"})
-    axis.text(2.9, 0.3, "x: hidden states of the tokens", fontsize=8)
+    axis.text(2.9, 0.1, "x: hidden states of the tokens of a text", fontsize=8)
+    axis.text(0.1, -0.75, "seq_cls: symptom texts, nothing else. causal_lm: prompts and reports.\n"
+              "No film, box or probability enters but as words.", fontsize=8, va="center")  # fmt: skip
     axis.text(4.9, 2.9, "+", fontsize=18, ha="center")
     axis.set_title(f"query and value of {layers} layers: W x + (alpha / r) B A x", fontsize=9)
     bars = axes[0, 1]
