@@ -173,6 +173,26 @@ def test_grading_comes_to_the_same_verdict(cells, notebook, name):
         assert is_answered(text, code) and try_again(code, answers(text)) == wanted, value
 
 
+def test_the_course_page_says_what_is_there(cells, repository):
+    text = (repository / "COURSE.md").read_text(encoding="utf-8")
+    plan = dict(re.findall(r"^\| \d \| (\w+) \| [\d.]+ \| (\d) \|", text, re.MULTILINE))
+    assert plan == {name: str(sum(key[0] == name for key in EXERCISES)) for name in STEPS}
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    minutes = dict(
+        re.findall(r"^\| (?:\d \| )?\[?(0\d_\w+)(?:\].*?)? \|(?:[^|]*\|)? ([\d.]+)(?: min)? \|", readme, re.M)
+    )
+    assert dict(re.findall(r"^\| \d \| (\w+) \| ([\d.]+) \|", text, re.MULTILINE)) == minutes
+    pictures = re.findall(r"^\| (0\d_\w+) \| ([\w., ]+\.png) \|", text, re.MULTILINE)
+    assert [name for name, _ in pictures] == list(STEPS)
+    for name, files in pictures:
+        code = "\n".join(source(cell) for cell in cells[name])
+        for file in files.split(", "):
+            assert f'step.save_figure("{file.removesuffix(".png")}", ' in code, (name, file)
+    committed = {path.name for path in (repository / "data" / "pictures").iterdir()}
+    assert committed == set(re.findall(r"`(\w+\.png)`", text))
+    assert "COURSE.md" in readme
+
+
 # The right answers, worked out by the package
 
 
