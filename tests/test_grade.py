@@ -344,6 +344,16 @@ def test_an_answer_may_add_lines_but_not_take_any_away():
     assert not is_answered("y = 2", "y = 1")  # no exercise
 
 
+def test_a_function_is_an_answer_whose_code_is_not_run():
+    course = 'my_double = None\nprint("Not answered yet" if my_double is None else "Correct")'
+    function = "def my_double(x):\n    return 2 * x\n"
+    for own in (course.replace("my_double = None\n", function), course.replace("None\n", "None\n" + function, 1)):
+        assert is_answered(own, course) and list(answers(own)) == ["my_double"]
+        assert try_again(course, answers(own)) is None  # its printed verdict counts
+    taken_back = course.replace("my_double = None\n", function + "my_double = None\n")
+    assert try_again(course, answers(taken_back)) == "unsolved"
+
+
 def test_text_is_compared_number_by_number():
     assert same_text("F1 0.123 of 4", "F1 0.124 of 4") and not same_text("F1 0.123", "F1 0.133")
     assert not same_text("4 films", "5 films") and not same_text("a 1.0", "b 1.0") and not same_text("1.0", "1.0 2.0")

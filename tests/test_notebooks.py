@@ -5,11 +5,14 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from cliniqure_utils.chain import ChainError, find_notebooks, run_chain
@@ -80,6 +83,52 @@ def test_its_metadata_is_quiet(committed):
     for cell in content["cells"]:
         assert set(cell["metadata"]) <= {"tags"}
         assert set(cell["metadata"].get("tags", [])) <= {"parameters", "nbval-check-output"}
+
+
+def hooks(repository) -> dict[str, dict]:
+    """The pre-commit hooks by id."""
+    (group,) = yaml.safe_load((repository / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert group["repo"] == "local"  # nothing is fetched, and the versions are those of constraints.txt
+    return {hook["id"]: hook for hook in group["hooks"]}
+
+
+def strip(repository, *files) -> None:
+    """What the nbstripout hook does to files."""
+    program, *options = shlex.split(hooks(repository)["nbstripout"]["entry"])
+    command = [str(Path(sys.executable).with_name(program)), *options, *map(str, files)]
+    subprocess.run(command, check=True, capture_output=True, cwd=repository)
+
+
+def test_the_hooks_are_those_that_contributing_names(repository):
+    found = hooks(repository)
+    assert list(found) == ["ruff-format", "ruff-check", "nbstripout"]
+    assert {hook["language"] for hook in found.values()} == {"system"}
+    options = shlex.split(found["nbstripout"]["entry"])
+    # Without --keep-id every cell would be renumbered, and ids are what a review or a merge goes by.
+    assert options[1:4] == ["--keep-output", "--keep-count", "--keep-id"] and options[4] == "--extra-keys"
+    assert options[5].split() == ["metadata.papermill", "cell.metadata.papermill", "cell.metadata.execution"]
+    notebooks = [f"notebooks/{name}.ipynb" for name in STEPS]
+    assert all(re.search(found["nbstripout"]["files"], name) for name in notebooks)
+    assert "pip install pre-commit && pre-commit install" in (repository / "CONTRIBUTING.md").read_text()
+
+
+def test_the_stripping_hook_leaves_it_as_it_is(committed, repository, tmp_path):
+    name, _, path = committed
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes())
+    strip(repository, copy)
+    assert copy.read_bytes() == path.read_bytes(), f"{name} holds metadata noise"
+
+
+def test_the_stripping_hook_takes_noise_and_leaves_outputs(repository, tmp_path):
+    noisy = notebook(cell("print(1)", [stream("1\n")], 4, ["parameters"]))
+    path = tmp_path / "noisy.ipynb"
+    path.write_text(json.dumps(noisy))
+    strip(repository, path)
+    kept = json.loads(path.read_text())
+    (only,) = kept["cells"]
+    assert "papermill" not in kept["metadata"] and only["metadata"] == {"tags": ["parameters"]}
+    assert only["id"] == "a" and only["execution_count"] == 4 and "".join(only["outputs"][0]["text"]) == "1\n"
 
 
 def test_exact_cells_print_and_show_no_bar(committed):

@@ -109,12 +109,21 @@ def answer_free(source: str) -> list[str] | None:
 
 
 def answers(source: str) -> dict[str, ast.expr]:
-    """`my_... = value` at the top level of a cell: name -> value; the last one of a name counts."""
+    """`my_... = value` at the top level of a cell: name -> value; the last one of a name counts.
+
+    A function `def my_...` is an answer too; its value is the bare name, since a student's code is not run.
+    """
     try:
         tree = ast.parse(source)
     except SyntaxError:
         return {}
-    return {_answer_name(s): s.value for s in tree.body if _answer_name(s)}
+    found = {}
+    for statement in tree.body:
+        if _answer_name(statement):
+            found[_answer_name(statement)] = statement.value
+        elif isinstance(statement, ast.FunctionDef) and statement.name.startswith("my_"):
+            found[statement.name] = ast.Name(statement.name)
+    return found
 
 
 def _answer_name(statement: ast.stmt) -> str | None:
