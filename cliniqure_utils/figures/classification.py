@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from cliniqure_utils.figures import BLUE, CYCLE, ORANGE, draw_boxes, new_figure, show_film
+from cliniqure_utils.figures import BLUE, CYCLE, HATCHES, ORANGE, draw_boxes, new_figure, show_film
 
 MARKERS = ("o", "s", "^", "D")
 
@@ -57,7 +57,10 @@ def plot_reliability(tables: Mapping[str, pd.DataFrame], title: str):
         colour, marker = CYCLE[i % len(CYCLE)], MARKERS[i % len(MARKERS)]
         top.plot(known.confidence, known.frequency, color=colour, marker=marker, ms=4, lw=1.2, label=name)
         step = table.high - table.low
-        below.bar(table.low + step * (0.05 + width * (i + 0.5)), table.n, width=step * width, color=colour)
+        below.bar(
+            table.low + step * (0.05 + width * (i + 0.5)), table.n, width=step * width, color=colour,
+            hatch=HATCHES[i % len(HATCHES)], edgecolor="white", lw=0.3,
+        )  # fmt: skip
     top.set_ylabel("share that is there")
     top.set_xlim(0, 1)
     top.set_ylim(0, 1)
