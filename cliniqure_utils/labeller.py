@@ -172,7 +172,13 @@ _TERMS = tuple(
             "coin lesions?|tumou?rs?|neoplasms?|metastas[ei]s|rounded? (<opacity>|<density>)",
         ),
         # A calcified granuloma is a calcification; one that is not stays a nodule.
-        ("Calcification", None, "(?<=non[- ])calcif(ied|ic|ying)|calcif(ied|ic|ications?|ying)( granulomas?)?"),
+        (
+            "Calcification",
+            None,
+            "(?<=non[- ])calcif(ied|ic|ying)",
+            "calcified( (left|right|bilateral|upper|mid|middle|lower|lobe|lung|pulmonary|hilar|perihilar|mediastinal|"
+            "apical|basilar|basal|small|tiny|punctate))* granulomas?|calcif(ied|ic|ications?|ying)( granulomas?)?",
+        ),
         ("Nodule/Mass", None, "granulomas?"),
         (
             "ILD",
@@ -221,7 +227,7 @@ _TERMS = tuple(
             "emphysema(tous)?",
             # "edema" alone is of the lung in these reports, unless another place is named
             "((pulmonary|interstitial|alveolar|lung|perihilar) )*(?<!soft tissue )(?<!wall )(?<!subcutaneous )"
-            "(?<!peripheral )(?<!ankle )(?<!leg )o?edema",
+            "(?<!peripheral )(?<!ankle )(?<!leg )(?<!laryngeal )o?edema",
             "(lung )?cavit(y|ies|ary|ation)|lung cysts?|cystic lesions?|bulla(e|s)?|bullous changes?|blebs?",
             "mediastinal shift|shift of the mediastinum|(hiatal|hiatus|diaphragmatic) hernia|enlarged pulmonary "
             "arter(y|ies)|bronchiectas[ei]s|pneumomediastinum",
@@ -432,8 +438,8 @@ def _status(sentence: str, found: list, position: int) -> str | None:
 
     if _NOT_A_STATEMENT.search(_BORNE_OUT.sub("_", before)):
         return None
-    if before.endswith(("non-", "non ")):
-        return ABSENT
+    if before.endswith(("non-", "non ")):  # "no noncalcified nodule" says nothing of calcified ones
+        return None if _BEFORE_ABSENT.search(before) else ABSENT
     if re.search(r"\b(?:not|no longer)\b", inside):
         return ABSENT
 

@@ -53,6 +53,8 @@ SENTENCES = [
     ("Nodular opacity in the right apex.", "NM+r"),
     ("Large mass at the left hilum.", "NM+l"),
     ("Calcified granuloma in the right upper lobe.", "CA+r"),
+    ("Tiny calcified left perihilar granuloma.", "CA+l"),
+    ("Calcified lymph nodes and a granuloma on the left.", "CA+ NM+l"),
     ("Biapical scarring.", "PF+b"),
     ("Fibrotic changes in the left upper zone.", "PF+l"),
     ("Diffuse reticular pattern in keeping with interstitial lung disease.", "IL+ IL+"),
@@ -104,6 +106,7 @@ SENTENCES = [
     ("Noncalcified nodule in the right apex.", "CA-r NM+r"),
     ("Non-calcified granuloma on the left.", "CA-l NM+l"),
     ("Nonconsolidated opacity.", "CO- OP+"),
+    ("No noncalcified mass.", "NM-"),
     ("Nondisplaced fracture of a right rib.", "OL+r"),
     # where a denial ends
     ("No pneumothorax but there is a small left effusion.", "PX- EF+l"),

@@ -5,10 +5,12 @@ test time; `indiana_labels.csv` holds places, hashes of the sentences and labels
 
 The draw (`draw` below): all sentences of the findings and impression sections without the de-identification mark, in
 order of report, section and place. Draw 1, seed 2101: 40 of all, then 60 of those that contain one of `STEMS`, a list
-written before a sentence was looked at. No text twice. Draw 2: seed 2102, 16 and 24, none of draw 1.
+written before a sentence was looked at. No text twice. Draw 2, seed 2102, none of draw 1: 10 of all, then 30 with a
+stem and without a word of `DENIALS`, because draw 1 is full of denials.
 
-The labels: one reader, from the sentence alone, draw 1 before the labeller was run on it or its word lists were read.
-Conventions, written before the draw:
+The labels: one reader, a language model and no radiologist, from the sentence alone, before the labeller was run on
+it; for draw 1 before its word lists were read, too. Conventions, written before the draw (that interstitial opacities
+are ILD and that a history the film bears out is stated was settled while reading):
 
 - "+" said, "-" denied, "?" left open; l, r, b the side where said. Unlikely, "no definite", "no large", "no suspicious"
   deny. History and advice are no statement. Stable and resolving things are there; resolved ones are not.
@@ -23,11 +25,26 @@ Conventions, written before the draw:
   lymphadenopathy, bronchiectasis. Not: congestion, spine, devices, abdominal air, diaphragm, hyperexpansion.
 - Diagnoses of a whole film (pneumonia, tuberculosis, COPD, heart failure, cancer) and its normality are nothing.
 
-Measured on draw 1 with the labeller as it was when the labels were committed, no label changed afterwards: over
-(sentence, finding, status) precision 116 of 118 and recall 116 of 122; said (present or open) 36 of 36 and 36 of 38;
-denied 82 of 82 and 82 of 84; left open 7 of 7 and 7 of 9; same side in 117 of 118 matched mentions, 16 of the 17 where
-one of both names a side. Most of these sentences are easy: 69 % of the labels are denials, 38 say that something is
-there (95 % interval of that recall, Wilson: 0.83 to 0.99), and Pleural thickening has no label at all.
+Measured, as hits of what the rule finds and of what the hand wrote, over (sentence, finding, status); "said" is present
+or left open. No label was changed after its commit.
+
+                       draw 1, untouched   draw 1, mended      draw 2, mended, first run
+    all                116/118, 116/122    121/121, 121/122    44/47, 44/49
+    said                 36/36, 36/38        37/37, 37/38      41/42, 41/44
+    of these open          7/7, 7/9            9/9, 9/9          6/6, 6/8
+    denied               82/82, 82/84        84/84, 84/84        5/5, 5/5
+    side, where named    16/17               19/19             25/26
+
+Independent are the first column and the third; the labeller was mended after the first, so the second is not. The
+third is less blind: the word lists had been read by then, though not run on these sentences. Afterwards the rule for
+calcified granulomas was mended once more (draw 2: 44/46). The untouched labeller has 43/46 and 43/49 on draw 2, so
+what was mended after draw 1 brought one label there.
+
+What the figures are not: draw 1 is easy, 69 % of its labels are denials and only 38 say that something is there
+(Wilson interval of that recall: 0.83 to 0.99); draw 2 has 44 (0.82 to 0.98). Pleural thickening is labelled twice,
+Pulmonary fibrosis seven times. There was one reader, who wrote the conventions too, and sentences with a
+de-identification mark are missing. Left as they are: a label where the sentence can be read in two ways (is the heart
+or the aorta enlarged), "fibronodular", a thick fissure, "and/or" as doubt, a plural that took its neighbour's side.
 """
 
 import csv
@@ -50,11 +67,13 @@ STEMS = (
     "effus opac nodul mass calcif atelect collaps cardiomeg enlarg thicken fibro scar infiltr consol pneumothora "
     "granulom emphys fractur tortuous ectatic intersti edema airspace blunt hernia"
 ).split()
+DENIALS = re.compile(r"\b(?:no|not|without|free|clear|negative|normal)\b")
 SIGNS = {"+": "present", "-": "absent", "?": "uncertain"}
 SIDES = {"l": "left", "r": "right", "b": "both", "": None}
-# draw -> (precision, recall), a little below the values in the docstring; "side" is one share
+# draw -> (precision, recall), a little below the independent values in the docstring; "side": where one names it
 FLOORS = {
-    1: {("three", "all"): (0.97, 0.94), ("two", "said"): (0.97, 0.92), ("two", "absent"): (0.97, 0.96), "side": 0.98},
+    1: {("three", "all"): (0.97, 0.94), ("two", "said"): (0.97, 0.92), ("two", "absent"): (0.97, 0.96), "side": 0.9},
+    2: {("three", "all"): (0.92, 0.87), ("two", "said"): (0.95, 0.91), ("two", "absent"): (0.99, 0.99), "side": 0.92},
 }
 
 
@@ -79,12 +98,17 @@ def sentences():
     return dict(sorted(found.items()))
 
 
-def draw(sentences, *, seed, n_any, n_stem, taken=()):
-    """Places of `n_any` sentences of all, then of `n_stem` that contain a stem; no text twice, none of `taken`."""
+def draw(sentences, *, seed, n_any, n_stem, denials=True, taken=()):
+    """Places of `n_any` sentences of all, then of `n_stem` that contain a stem; no text twice, none of `taken`.
+
+    Without `denials` the `n_stem` contain no word of `DENIALS` either.
+    """
     rng = np.random.default_rng(seed)
     places, seen = [], {sentences[place].lower() for place in taken}
     everything = list(sentences)
     with_stem = [place for place in everything if any(stem in sentences[place].lower() for stem in STEMS)]
+    if not denials:
+        with_stem = [place for place in with_stem if not DENIALS.search(sentences[place].lower())]
     for pool, n in ((everything, n_any), (with_stem, n_stem)):
         wanted = len(places) + n
         for k in rng.permutation(len(pool)):
@@ -157,7 +181,7 @@ def test_the_table_is_what_the_draw_gives(sentences):
     first = draw(sentences, seed=2101, n_any=40, n_stem=60)
     rows = csv.DictReader(LABELS.open(encoding="utf-8", newline=""))
     listed = [(int(row["report"]), row["section"], int(row["sentence"])) for row in rows]
-    assert listed == first
+    assert listed == first + draw(sentences, seed=2102, n_any=10, n_stem=30, denials=False, taken=first)
 
 
 @pytest.mark.parametrize("number", FLOORS)
@@ -166,7 +190,7 @@ def test_agreement(labelled, number):
     counts = agreement(pairs)
     show(number, counts, len(pairs))
     floors = dict(FLOORS[number])
-    assert counts["side", "same"] / counts["side", "all"] >= floors.pop("side")
+    assert counts["side", "same where said"] / counts["side", "all where said"] >= floors.pop("side")
     for (kind, status), (precision, recall) in floors.items():
         hit, rule, hand = (counts[kind, status, name] for name in ("hit", "rule", "hand"))
         assert hit / rule >= precision and hit / hand >= recall, (kind, status)
