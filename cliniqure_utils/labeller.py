@@ -171,7 +171,14 @@ _TERMS = tuple(
             "mass(es|-like)?(?! (effect|index))( (<opacity>|lesions?))?",
             "coin lesions?|tumou?rs?|neoplasms?|metastas[ei]s|rounded? (<opacity>|<density>)",
         ),
-        ("Calcification", None, "calcif(ied|ic|ications?|ying)( granulomas?)?"),
+        # A calcified granuloma is a calcification; one that is not stays a nodule.
+        (
+            "Calcification",
+            None,
+            "(?<=non[- ])calcif(ied|ic|ying)",
+            "calcified( (left|right|bilateral|upper|mid|middle|lower|lobe|lung|pulmonary|hilar|perihilar|mediastinal|"
+            "apical|basilar|basal|small|tiny|punctate))* granulomas?|calcif(ied|ic|ications?|ying)( granulomas?)?",
+        ),
         ("Nodule/Mass", None, "granulomas?"),
         (
             "ILD",
@@ -199,7 +206,8 @@ _TERMS = tuple(
         (
             "Consolidation",
             None,
-            "(air-? ?space )?consolidat(ion|ions|ive|ed)( <shadows>)?",
+            "(?<=non[- ])consolidat(ive|ed|ing)",
+            "(air-? ?space )?consolidat(ion|ions|ive|ed|ing)( <shadows>)?",
             "air bronchograms?",
         ),
         ("Infiltration", None, "infiltrat(e|es|ion|ions|ive)( <shadows>)?"),
@@ -217,9 +225,13 @@ _TERMS = tuple(
             None,
             "other lesions?|((rib|clavic(le|ular)|vertebral|compression|bone|bony|humeral) )*fractures?|"
             "emphysema(tous)?",
-            "(pulmonary|interstitial|alveolar) o?edema|(lung )?cavit(y|ies|ary|ation)|lung cysts?|cystic lesions?|"
-            "bulla(e|s)?",
-            "mediastinal shift|shift of the mediastinum|(hiatal|diaphragmatic) hernia|enlarged pulmonary arter(y|ies)",
+            # "edema" alone is of the lung in these reports, unless another place is named
+            "((pulmonary|interstitial|alveolar|lung|perihilar) )*(?<!soft tissue )(?<!wall )(?<!subcutaneous )"
+            "(?<!peripheral )(?<!ankle )(?<!leg )(?<!laryngeal )o?edema",
+            "(lung )?cavit(y|ies|ary|ation)|lung cysts?|cystic lesions?|bulla(e|s)?|bullous changes?|blebs?",
+            "mediastinal shift|shift of the mediastinum|(hiatal|hiatus|diaphragmatic) hernia|enlarged pulmonary "
+            "arter(y|ies)|bronchiectas[ei]s|pneumomediastinum",
+            "((mediastinal|hilar) )*(lymph)?adenopath(y|ies)|enlarged ((mediastinal|hilar) )*lymph nodes?",
             "(lytic|sclerotic|bone|bony|osseous) lesions?",
         ),
     )
@@ -273,7 +285,7 @@ _BEFORE_UNCERTAIN = _compile(
     "(may|might|could|can) (also |well )?(represent|reflect|indicate|suggest|be|include|relate)(?! (present|due to))",
     "possib(le|ly|ility of)|probab(le|ly)|suspect(ed)?|suspici(ous|on) (for|of)|concern(ing)? for|worrisome for|"
     "questionabl[ey]",
-    "question of|suggest(s|ive of|ing|ed)?|likely|presum(ed|ably)|equivocal|borderline|perhaps|versus|vs\\.?",
+    "question of|suggest(s|ive of|ing|ed|ion of)?|likely|presum(ed|ably)|equivocal|borderline|perhaps|versus|vs\\.?",
     "raises? the possibility of|differential (diagnosis )?includes?",
 )
 _BEFORE_ABSENT = _compile(
@@ -287,6 +299,8 @@ _NOT_A_STATEMENT = _compile(
     "status post|"
     "risks? (of|for)|screening for|prior|previously (treated|drained))(?! (exam|study|film|radiograph|imaging))"
 )
+# A history that the film bears out is a statement: "markings consistent with her history of fibrosis".
+_BORNE_OUT = _compile(r"(consistent|compatible|in keeping|in line|concordant) with (\w+('s)? ){0,3}(history of|h/o)")
 # Where the reach of a trigger ends.
 _BREAK = re.compile(
     _compile(
@@ -314,7 +328,7 @@ _EXPLAINS = _compile(
     "reflecting|"
     "suggest(s|ing|ive of)|consistent with|compatible with|in keeping with|due to|related to|from"
 )
-_LISTED = re.compile(r"[\s,]*(?:and/or|and|or|with|rather than|versus|vs\.?)?[\s,]*(?:(?!is |are )\w+\s+){0,3}")
+_LISTED = re.compile(r"[\s,]*(?:and/or|and|or|with|rather than|versus|vs\.?|/)?[\s,]*(?:(?!is |are )\w+\s+){0,3}")
 _OPENING_PLACE = re.compile(r"(?:on|at|in|within) [^,]{0,40},")
 _JOINER = re.compile(r",|\band\b|\bwith\b|\bor\b|\bplus\b|;|:")
 
@@ -383,6 +397,7 @@ def overall_statement(sentence: str) -> str | None:
 def _tidy(sentence: str) -> str:
     sentence = sentence.lower().replace("\u2019", "'")
     sentence = re.sub("[\u2010-\u2015]", "-", sentence)
+    sentence = re.sub(r"\bnon(?=calcif|consolidat|nodul|fibro|cavit|emphysem|enlarged|dilated)", "non-", sentence)
     return re.sub(r"\s+", " ", sentence).strip().rstrip(".!")
 
 
@@ -421,8 +436,10 @@ def _status(sentence: str, found: list, position: int) -> str | None:
     first, last = _clause(sentence, start, end)
     before, inside, after = sentence[first:start], sentence[start:end], sentence[end:last]
 
-    if _NOT_A_STATEMENT.search(before):
+    if _NOT_A_STATEMENT.search(_BORNE_OUT.sub("_", before)):
         return None
+    if before.endswith(("non-", "non ")):  # "no noncalcified nodule" says nothing of calcified ones
+        return None if _BEFORE_ABSENT.search(before) else ABSENT
     if re.search(r"\b(?:not|no longer)\b", inside):
         return ABSENT
 

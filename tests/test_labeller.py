@@ -53,6 +53,8 @@ SENTENCES = [
     ("Nodular opacity in the right apex.", "NM+r"),
     ("Large mass at the left hilum.", "NM+l"),
     ("Calcified granuloma in the right upper lobe.", "CA+r"),
+    ("Tiny calcified left perihilar granuloma.", "CA+l"),
+    ("Calcified lymph nodes and a granuloma on the left.", "CA+ NM+l"),
     ("Biapical scarring.", "PF+b"),
     ("Fibrotic changes in the left upper zone.", "PF+l"),
     ("Diffuse reticular pattern in keeping with interstitial lung disease.", "IL+ IL+"),
@@ -66,6 +68,11 @@ SENTENCES = [
     ("There is a massive effusion.", "EF+"),
     ("Compression deformity with vertebral collapse.", ""),
     ("Trace pericardial effusion.", ""),
+    ("Edema is present in both lungs.", "OL+b"),
+    ("Soft tissue edema of the chest wall.", ""),
+    ("Left hilar lymphadenopathy.", "OL+l"),
+    ("Adenopathy is absent.", "OL-"),
+    ("Bronchiectasis in the lingula.", "OL+l"),
     # normal statements must not make a finding present
     ("Heart size is normal.", "CM-"),
     ("The cardiac size is within the limits of normal.", "CM-"),
@@ -95,6 +102,12 @@ SENTENCES = [
     ("Atelectasis rather than consolidation at the left base.", "AT+l CO-l"),
     ("There has been interval resolution of the right effusion.", "EF-r"),
     ("Pneumothorax is unlikely.", "PX-"),
+    # a prefix denies its own word only
+    ("Noncalcified nodule in the right apex.", "CA-r NM+r"),
+    ("Non-calcified granuloma on the left.", "CA-l NM+l"),
+    ("Nonconsolidated opacity.", "CO- OP+"),
+    ("No noncalcified mass.", "NM-"),
+    ("Nondisplaced fracture of a right rib.", "OL+r"),
     # where a denial ends
     ("No pneumothorax but there is a small left effusion.", "PX- EF+l"),
     ("No effusion, and the heart is enlarged.", "EF- CM+"),
@@ -119,6 +132,8 @@ SENTENCES = [
     ("Findings suspicious for interstitial lung disease.", "IL?"),
     ("A small effusion may be present on the left.", "EF?l"),
     ("No definite effusion.", "EF-"),
+    ("There is suggestion of a left apical nodule.", "NM?l"),
+    ("No suggestion of effusion.", "EF-"),
     # side
     ("Small right pleural effusion and left basilar atelectasis.", "EF+r AT+l"),
     ("Consolidation and effusion in the right lower zone.", "CO+r EF+r"),
@@ -132,7 +147,10 @@ SENTENCES = [
     ("Bibasilar opacities that may represent an atelectasis or some infiltrate.", "OP+b AT?b IN?b"),
     ("Unfolding and atherosclerotic calcification of the aorta.", "AE+ CA+"),
     ("Reticular change, likely fibrosis, likely atelectasis.", "IL+ PF? AT?"),
+    ("Bibasilar infiltrate/atelectasis.", "IN+b AT+b"),
     # questions and history
+    ("Coarse reticular markings consistent with a known history of fibrosis.", "IL+ PF+"),
+    ("Opacity at the left apex, patient with history of fibrosis.", "OP+l"),
     ("Evaluate for pneumothorax.", ""),
     ("History of effusion.", ""),
     ("Compared with the prior study, the effusion is larger.", "EF+"),
