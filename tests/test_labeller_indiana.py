@@ -50,9 +50,7 @@ or the aorta enlarged), "fibronodular", a thick fissure, "and/or" as doubt, a pl
 import csv
 import hashlib
 import html
-import importlib.util
 import re
-import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -60,6 +58,7 @@ import numpy as np
 import pytest
 from test_labeller import CODES
 
+from cliniqure_utils import indiana
 from cliniqure_utils.labeller import find_mentions, split_sentences
 
 LABELS = Path(__file__).parent / "indiana_labels.csv"
@@ -80,21 +79,16 @@ FLOORS = {
 @pytest.fixture(scope="module")
 def sentences():
     """(report, section, place) -> sentence."""
-    spec = importlib.util.find_spec("torchxrayvision")
-    path = Path(spec.submodule_search_locations[0]) / "data" / "NLMCXR_reports.tgz" if spec else None
-    if path is None or not path.is_file():
-        pytest.skip("this torchxrayvision carries no Indiana reports")
+    try:
+        reports = indiana.read_reports()
+    except indiana.MissingReports as missing:
+        pytest.skip(str(missing))
     found = {}
-    with tarfile.open(path) as archive:
-        for member in archive:
-            if member.name.endswith(".xml"):
-                xml = archive.extractfile(member).read().decode("utf-8", errors="replace")
-                report = int(re.search(r"\d+", Path(member.name).stem)[0])
-                for section in ("FINDINGS", "IMPRESSION"):
-                    match = re.search(rf'<AbstractText Label="{section}">(.*?)</AbstractText>', xml, re.DOTALL)
-                    for place, sentence in enumerate(split_sentences(html.unescape(match[1]) if match else "")):
-                        if "XXXX" not in sentence:
-                            found[report, section.lower(), place] = sentence
+    for report in reports:
+        for section in ("findings", "impression"):
+            for place, sentence in enumerate(split_sentences(html.unescape(getattr(report, section)))):
+                if indiana.HOLE not in sentence:
+                    found[report.report_id, section, place] = sentence
     return dict(sorted(found.items()))
 
 
