@@ -71,7 +71,7 @@ _WORDS = {
     "((at )?(the )?upper limits? of|top) normal",
     "aorta": "((thoracic|ascending|descending|intrathoracic) )*aorta|aortic (knob|knuckle|arch|contour|shadow|root)",
     "aorta_noun": "( (size|caliber|calibre|contour|diameter|width|in|of))*",
-    "wide": "enlarged|dilated|tortuous|ectatic|unfolded|uncoiled|aneurysmal|widened|elongated|prominent",
+    "wide": "wide|enlarged|dilated|tortuous|ectatic|unfolded|uncoiled|aneurysmal|widened|elongated|prominent",
     "widening": (
         "enlargement|dilatation|dilation|ectasia|aneurysms?|tortuosity|unfolding|widening|elongation|prominence"
     ),
@@ -288,6 +288,11 @@ _BEFORE_UNCERTAIN = _compile(
     "question of|suggest(s|ive of|ing|ed|ion of)?|likely|presum(ed|ably)|equivocal|borderline|perhaps|versus|vs\\.?",
     "raises? the possibility of|differential (diagnosis )?includes?",
 )
+# A cause ends the reach of what was said before, but "may be due to" doubts the cause itself.
+_DOUBTED_CAUSE = re.compile(
+    r"\b(?:may|might|could|can|probabl[ey]|possibl[ey]|likely|perhaps|presum(?:ed|ably)|suspected)(?: be)?(?: \w+ly)? "
+    r"(?:due|secondary) to$"
+)
 _BEFORE_ABSENT = _compile(
     r"no|not|without|none|neither|nor|never|\w+n't|free of|clear of|negative for|absence of|lack of|lacks|devoid of|"
     r"denies",
@@ -448,7 +453,8 @@ def _status(sentence: str, found: list, position: int) -> str | None:
     # A trigger behind the mention reaches back over the list it closes, not over an earlier verb.
     for pattern, status in ((_AFTER_UNCERTAIN, UNCERTAIN), (_AFTER_ABSENT, ABSENT)):
         trigger = pattern.search(after)
-        if trigger and not _VERB.search(after[: trigger.start()]):
+        doubts_a_cause = trigger and re.match(r"\s*(?:due|secondary) to\b", sentence[end + trigger.end() :])
+        if trigger and not doubts_a_cause and not _VERB.search(after[: trigger.start()]):
             return status
 
     # Triggers behind other mentions must not be read again as triggers in front of this one.
@@ -464,6 +470,8 @@ def _status(sentence: str, found: list, position: int) -> str | None:
         return UNCERTAIN
     doubts = list(_BEFORE_UNCERTAIN.finditer(blanked))
     if doubts and _doubt_reaches(sentence, found, position, first + doubts[-1].end()):
+        return UNCERTAIN
+    if _DOUBTED_CAUSE.search(sentence[:first].rstrip()) and _doubt_reaches(sentence, found, position, first):
         return UNCERTAIN
     if re.match(r"\s*(?:versus|vs\.?)\s", after) or re.match(r"\s*\?", after):
         return UNCERTAIN

@@ -132,6 +132,11 @@ SENTENCES = [
     ("Findings suspicious for interstitial lung disease.", "IL?"),
     ("A small effusion may be present on the left.", "EF?l"),
     ("No definite effusion.", "EF-"),
+    ("Left basal opacity may be due to atelectasis.", "OP+l AT?l"),
+    ("Opacities that are likely secondary to edema.", "OP+ OL?"),
+    ("Opacity due to atelectasis.", "OP+ AT+"),
+    ("Volume loss, possibly due to a mass, and a right effusion.", "AT+ NM? EF+r"),
+    ("The aorta is wide and tortuous.", "AE+"),
     ("There is suggestion of a left apical nodule.", "NM?l"),
     ("No suggestion of effusion.", "EF-"),
     # side
