@@ -1,9 +1,11 @@
 """Prompt, checked sentences and report: rules by hand, planted errors, text that tries to break out."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils import prompts
+from cliniqure_utils import labeller, prompts
+from cliniqure_utils.cohort.reports import write_report
 from cliniqure_utils.prompts import Evidence
 from cliniqure_utils.vindr import FINDINGS
 
@@ -159,3 +161,40 @@ def test_evidence_is_gathered_from_the_files_of_the_notebooks():
     assert found.findings == [("Cardiomegaly", 0.6)]
     assert found.boxes == [("Consolidation", 0.9, "left lower zone")], "one entry per place, weak boxes left out"
     assert (found.age_years, found.sex, found.symptoms, found.indication) == (30, "M", "cough", "")
+
+
+@pytest.mark.parametrize("impression, untold", [
+    ("Cardiomegaly, consolidation in the right mid zone and left pleural effusion.",
+     "Cardiomegaly, consolidation in the right mid zone and pleural effusion."),
+    ("Left upper zone opacity.", "Left upper zone opacity."),
+    ("Large left pleural effusion.", "Large pleural effusion."),
+    ("Pleural thickening along the right chest wall.", "Pleural thickening."),
+    ("Nodules in the right lower and right mid zones.", "Nodules."),
+    ("No left effusion. Clear lungs on both sides.", "No left effusion. Clear lungs on both sides."),
+])  # fmt: skip
+def test_an_answer_says_no_place_that_the_prompt_does_not_hold(impression, untold):
+    told = Evidence("a", boxes=[("Consolidation", 1.0, "right mid zone"), ("Cardiomegaly", 1.0, "midline"),
+                                ("Lung Opacity", 1.0, "left upper zone")])  # fmt: skip
+    report = {"impression": impression, "findings": ""}
+    assert prompts.training_answer(report, Words(), 99, told) == untold
+    assert prompts.training_answer(report, Words(), 99) == impression
+
+
+def test_every_form_of_the_cohort_s_reports_can_lose_its_places_and_nothing_else():
+    rng = np.random.default_rng(0)
+    kinds = {"Other lesion": ["Lung cavity", "Lung cyst"], "Pleural thickening": ["apical", "lateral"]}
+    sentences = set()
+    for _ in range(400):
+        findings = [
+            {"class_name": str(name), "side": str(rng.choice(["left", "right"])),
+             "zone": str(rng.choice(["upper", "mid", "lower"])), "extent": float(rng.random()),
+             "kind": str(rng.choice(kinds.get(name, [""])))}
+            for name in rng.choice(FINDINGS, size=rng.integers(1, 5))
+        ]  # fmt: skip
+        sentences |= set(labeller.split_sentences(write_report(findings, rng)["text"]))
+    assert len(sentences) > 400
+    for sentence in sorted(sentences):
+        found = prompts.training_answer({"impression": sentence, "findings": ""}, Words(), 99, Evidence("a"))
+        before, after = labeller.find_mentions(sentence), labeller.find_mentions(found)
+        assert [(m.finding, m.status) for m in before] == [(m.finding, m.status) for m in after], (sentence, found)
+        assert not any(m.side for m in after if m.status != "absent"), (sentence, found)

@@ -1,5 +1,6 @@
 """Training pairs of the writer: prompts as the chain will make them, answers that people (or the cohort) wrote."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,8 +26,9 @@ def rehearse_evidence(
 
     A writer must learn to say what the prompt lists, so every listed finding is in the film's report. What differs
     between films of the other splits is imitated: probabilities anywhere from 0.15 to 1, in the order in which the
-    impression names the findings; four boxes in ten missed; for one film in four a crude report that belongs to another
-    film, since crude reports are not to be trusted. Source: ours.
+    impression names the findings; the boxes of four findings in ten missed (`training_answer` then says no side
+    of them); for one film in four a crude report that belongs to another film, since crude reports are not to be
+    trusted. Source: ours.
 
     Args:
         labels: Indexed by image_id, class columns 0/1 (`vindr.label_matrix`). boxes: annotations, one class per row.
@@ -40,7 +42,9 @@ def rehearse_evidence(
         present = [name for name in FINDINGS if labels.loc[image_id, name]]
         present.sort(key=lambda name, named=named: named.index(name) if name in named else len(named))
         probabilities.loc[image_id, present] = sorted(rng.uniform(0.15, 1.0, len(present)), reverse=True)
-    found = boxes[rng.random(len(boxes)) < 0.6].assign(score=1.0)
+    missed = {(i, name) for i in image_ids for name in FINDINGS if rng.random() < 0.4}
+    seen = [pair not in missed for pair in zip(boxes.image_id, boxes.class_name, strict=True)]
+    found = boxes[seen].assign(score=1.0)
     others = rng.permutation(np.array(image_ids, dtype=object))
     crude = {i: reports[o]["text"] for i, o in zip(image_ids, others, strict=True) if rng.random() < 0.25}
     return gather_evidence(
@@ -48,18 +52,63 @@ def rehearse_evidence(
     )  # fmt: skip
 
 
-def training_answer(report: Mapping[str, str], tokenizer, max_tokens: int) -> str:
+def training_answer(report: Mapping[str, str], tokenizer, max_tokens: int, evidence: Evidence | None = None) -> str:
     """What the writer should answer: the impression, then as many whole sentences of the findings as fit.
 
     The impression comes first: it names the findings in a few words, so that even a short text holds them.
+
+    Args:
+        evidence: With it the answer says no place of a finding whose box the prompt does not hold: a writer that is
+            taught to say sides which it was not told learns to invent them.
     """
-    text = report["impression"].strip()
+    sided = None if evidence is None else {name for name, _, place in evidence.boxes if place != "midline"}
+
+    def told(sentence: str) -> str:
+        return sentence if sided is None else _without_untold_places(sentence, sided)
+
+    text = " ".join(map(told, labeller.split_sentences(report["impression"])))
     for sentence in labeller.split_sentences(report["findings"]):
-        longer = f"{text} {sentence}".strip()
+        longer = f"{text} {told(sentence)}".strip()
         if text and len(tokenizer(longer).input_ids) > max_tokens:
             break
         text = longer
     return text
+
+
+_SIDE = "(?:left|right|both|bilateral)"
+_AFTER_NOUN = re.compile(
+    rf"\s+(?:(?:in|over|at|on|along|next to|projects? over|crosses) (?:the )?|crosses ){_SIDE}\b[^,.;]*?"
+    r"\b(?:zones?|lobes?|lungs?|bases?|sides?|ribs|wall|apex|apices)\b",
+    re.IGNORECASE,
+)
+_BEFORE_NOUN = re.compile(
+    rf"\b{_SIDE}(?:(?: and)? (?:left|right|upper|mid|middle|lower))*(?: (?:zones?|lobes?|lungs?|basal|basilar))?\s+",
+    re.IGNORECASE,
+)
+
+
+def _without_untold_places(sentence: str, sided: set[str]) -> str:
+    """The sentence without the places of stated findings that are not among `sided`, phrase by phrase."""
+    kept = []
+    for phrase in _phrases(sentence):
+        stated = [m for m in labeller.find_mentions(phrase) if m.status != labeller.ABSENT and m.side]
+        if any(mention.finding not in sided for mention in stated):
+            phrase = _BEFORE_NOUN.sub("", _AFTER_NOUN.sub("", phrase))
+            phrase = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", phrase)
+        kept.append(phrase)
+    text = "".join(kept).strip()
+    return text[:1].upper() + text[1:] if sentence[:1].isupper() else text
+
+
+def _phrases(sentence: str) -> list[str]:
+    """Parts of a sentence, cut at commas and "and", each naming a finding: "left and right zone nodules" is one."""
+    parts: list[str] = []
+    for part in re.split(r"(?<=,)(?= )|(?= and )", sentence):
+        if parts and not (labeller.find_mentions(parts[-1]) and labeller.find_mentions(part)):
+            parts[-1] += part
+        else:
+            parts.append(part)
+    return parts
 
 
 def indiana_pairs(
@@ -107,5 +156,5 @@ def indiana_pairs(
         )
         prompt, left_out = build_prompt(evidence, tokenizer, max_prompt_tokens)
         if not left_out:
-            pairs.append((prompt, answer))
+            pairs.append((prompt, training_answer(sections, tokenizer, max_answer_tokens, evidence)))
     return pairs
