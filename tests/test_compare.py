@@ -162,6 +162,35 @@ def test_what_cannot_be_compared_is_2_in_one_line(tmp_path, capsys):
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize(
+    "place, value, words",
+    [
+        ((), [], "the file is not"),
+        (("notebooks",), [], "notebooks is not"),
+        (("notebooks", "02_detect"), "done", "notebooks/02_detect is not"),
+        (("notebooks", "02_detect", "outputs"), [], "notebooks/02_detect/outputs is not"),
+        (("notebooks", "02_detect", "parts"), None, "notebooks/02_detect/parts is not"),
+        (("notebooks", "02_detect", "outputs", "metrics.json"), "h", "notebooks/02_detect/outputs/metrics.json is not"),
+        (("parameters",), [], "parameters is not"),
+        (("parameters", "02_detect"), [], "parameters/02_detect is not"),
+        (("versions",), [], "versions is not"),
+    ],
+)
+def test_a_record_of_another_shape_is_2_in_one_line(tmp_path, capsys, place, value, words):
+    run = make_run(tmp_path / "a")
+    record = json.loads((run / "run.json").read_text())
+    inner = record
+    for key in place[:-1]:
+        inner = inner[key]
+    if place:
+        inner[place[-1]] = value
+    (run / "run.json").write_text(json.dumps(record if place else value))
+    for command in (["grade", str(run)], ["compare", str(run), str(run)]):
+        assert cli.main(command) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1, said
+
+
 def test_close():
     assert close(1000, 1040, 0.05) and not close(1000, 1060, 0.05)
     assert close(0.0, 0.05, 0.05) and not close(0.0, 0.06, 0.05)
