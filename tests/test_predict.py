@@ -327,6 +327,17 @@ def test_nothing_readable_is_1_and_says_so(run_dir, tmp_path):
     assert "the body part is HAND" in (out / "index.html").read_text()
 
 
+def test_a_file_that_is_no_picture_is_not_called_dicom(run_dir, tmp_path, capsys):
+    (tmp_path / "letter.txt").write_text("Dear colleague")
+    (tmp_path / "saved.png").write_text("<html>")
+    inputs = [str(tmp_path / name) for name in ("letter.txt", "saved.png")]
+    assert cli.main(["predict", *inputs, "--run-dir", str(run_dir), "--out", str(tmp_path / "o"), "--no-llm"]) == 1
+    said = capsys.readouterr().out
+    for name in ("letter.txt", "saved.png"):
+        assert f"not read: {name}: neither DICOM nor PNG nor JPEG by its content" in said
+    assert "0 reports, 2 files not read" in said
+
+
 def test_what_cannot_start_is_2_in_one_line(films, run_dir, tmp_path, capsys):
     one = str(films / "one.dcm")
     (tmp_path / "empty").mkdir()
@@ -361,6 +372,9 @@ def test_what_cannot_start_is_2_in_one_line(films, run_dir, tmp_path, capsys):
     )
     assert "a is there twice" in said(one, "--symptoms-csv", tmp_path / "twice.csv")
     assert "cannot be used (Not a directory)" in said(one, "--no-llm", out=tmp_path / "file" / "below")
+    assert "unknown device gpu: expected auto, cpu, cuda or mps" in said(one, "--device", "gpu")
+    if not torch.cuda.is_available():
+        assert "there is no device cuda on this machine" in said(one, "--device", "cuda", "--no-llm")
     assert not (tmp_path / "out").exists()
     with pytest.raises(SystemExit) as stop:
         cli.main(["predict", one, "--run-dir", str(run_dir), "--out", "o", "--n-jobs", "0"])
