@@ -322,6 +322,8 @@ def test_the_command_exits_with_2_and_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["run", "--forse"])
     assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    assert cli.main(["run", "--set", "03_classify.device=gpu", "--dry-run"]) == 2
+    assert "03_classify.device: expected one of auto, cpu, cuda, mps, found gpu" in capsys.readouterr().err
     assert cli.main(["run", "--set", "all.zzzz=1", "--dry-run"]) == 2
     assert len(capsys.readouterr().err) < 120
 
