@@ -1,5 +1,6 @@
 """The prediction path on films: own pictures, broken files, and real X-rays where they are at hand."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -294,10 +295,19 @@ def test_the_header_allows(tmp_path, tags):
     assert predict.refusal(write_dicom(tmp_path / "x.dcm", **tags)) is None
 
 
-def test_workers_say_the_same_as_one_process(films, run_dir):
+@pytest.mark.parametrize("backend", ["loky", "dask"])
+def test_workers_say_the_same_as_one_process(films, run_dir, backend):
+    from dask.distributed import Client, LocalCluster
+    from joblib import parallel_config
+
     paths = [films / "one.dcm", films / "photo.jpg", films / "sub" / "one"]
     alone, refused = predict.describe_films(paths, run_dir, "cpu")
-    spread, refused_too = predict.describe_films(paths, run_dir, "cpu", n_jobs=2)
+    with contextlib.ExitStack() as around:
+        if backend == "dask":
+            cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+            around.enter_context(Client(around.enter_context(cluster)))
+            around.enter_context(parallel_config(backend="dask"))
+        spread, refused_too = predict.describe_films(paths, run_dir, "cpu", n_jobs=2)
     pd.testing.assert_frame_equal(refused, refused_too)
     for film, other in zip(alone, spread, strict=True):
         pd.testing.assert_frame_equal(film.pop("boxes"), other.pop("boxes"))
