@@ -30,8 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NotebookFailed as error:
         print(f"cliniqure: {error}", file=sys.stderr)
         return 1
-    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-        print(f"cliniqure: {error.filename} cannot be used ({error.strerror})", file=sys.stderr)
+    except OSError as error:  # a folder that is not ours, a read-only or a full disk
+        said = f"{error.filename or 'a file'} cannot be used ({error.strerror})" if error.strerror else str(error)
+        print(f"cliniqure: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("cliniqure: interrupted; the same command goes on from here", file=sys.stderr)
@@ -50,9 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run the notebooks, one after another", allow_abbrev=False)
-    run.add_argument("--profile", default="demo", help="smoke, demo, paper or beyond (default: demo)")
-    run.add_argument("--run-dir", metavar="DIR", help="where everything is written (default: outputs/PROFILE)")
-    run.add_argument("--data-dir", metavar="DIR", help="images and annotations (default: the profile's)")
+    run.add_argument("--profile", type=_given, default="demo", help="smoke, demo, paper or beyond (default: demo)")
+    run.add_argument(
+        "--run-dir", type=_given, metavar="DIR", help="where everything is written (default: outputs/PROFILE)"
+    )
+    run.add_argument("--data-dir", type=_given, metavar="DIR", help="images and annotations (default: the profile's)")
     run.add_argument(
         "--set",
         action="append",
@@ -60,8 +63,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NB.NAME=VALUE",
         help="02_detect.n_epochs=3 or all.seed=7",
     )
-    run.add_argument("--from", dest="start", metavar="NN", help="first notebook; earlier ones stay as they are")
-    run.add_argument("--until", metavar="NN", help="last notebook")
+    run.add_argument(
+        "--from", type=_given, dest="start", metavar="NN", help="first notebook; earlier ones stay as they are"
+    )
+    run.add_argument("--until", type=_given, metavar="NN", help="last notebook")
     run.add_argument("--force", action="store_true", help="run also what has not changed")
     run.add_argument("--dry-run", action="store_true", help="only say what would run, and why")
     run.set_defaults(act=_run)
@@ -74,12 +79,16 @@ def _parser() -> argparse.ArgumentParser:
         "a report; 1: some file was not read (rejected.csv says why); 2: it could not start. "
         "For teaching, not for clinical use.",
     )
-    predict.add_argument("inputs", nargs="+", metavar="FILE_OR_DIR", help="films, or folders with films")
-    predict.add_argument("--run-dir", metavar="DIR", help="a finished run (default: outputs/demo of the project)")
-    predict.add_argument("--out", metavar="DIR", required=True, help="where the reports go")
+    predict.add_argument("inputs", type=_given, nargs="+", metavar="FILE_OR_DIR", help="films, or folders with films")
+    predict.add_argument(
+        "--run-dir", type=_given, metavar="DIR", help="a finished run (default: outputs/demo of the project)"
+    )
+    predict.add_argument("--out", type=_given, metavar="DIR", required=True, help="where the reports go")
     given = predict.add_mutually_exclusive_group()
     given.add_argument("--symptoms", metavar="TEXT", default="", help="told to the language model with every film")
-    given.add_argument("--symptoms-csv", metavar="FILE", help="columns image_id (file name without ending), symptoms")
+    given.add_argument(
+        "--symptoms-csv", type=_given, metavar="FILE", help="columns image_id (file name without ending), symptoms"
+    )
     predict.add_argument("--no-llm", action="store_true", help="facts only: no prose, seconds faster")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     predict.add_argument("--n-jobs", type=_jobs, default=1, metavar="N", help="films at a time (default: 1)")
@@ -91,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Exit code 0: the same numbers; 1: different; 2: they cannot be compared.",
     )
-    compare.add_argument("first", metavar="RUN_A")
-    compare.add_argument("second", metavar="RUN_B")
+    compare.add_argument("first", type=_given, metavar="RUN_A")
+    compare.add_argument("second", type=_given, metavar="RUN_B")
     compare.add_argument(
         "--tolerance",
         type=_share,
@@ -108,13 +117,18 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Exit code 0: passed; 1: failed; 2: it cannot be graded.",
     )
-    grade.add_argument("runs", nargs="+", metavar="RUN_DIR")
-    grade.add_argument("--reference", metavar="FILE", help="reference ranges (default: data/reference/PROFILE.json)")
-    grade.add_argument("--json", metavar="FILE", help="write the result as JSON")
-    grade.add_argument("--junit", metavar="FILE", help="write the result as JUnit XML")
+    grade.add_argument("runs", type=_given, nargs="+", metavar="RUN_DIR")
+    grade.add_argument(
+        "--reference", type=_given, metavar="FILE", help="reference ranges (default: data/reference/PROFILE.json)"
+    )
+    grade.add_argument("--json", type=_given, metavar="FILE", help="write the result as JSON")
+    grade.add_argument("--junit", type=_given, metavar="FILE", help="write the result as JUnit XML")
     grade.add_argument("--require-exercises", action="store_true", help="an unsolved or wrong exercise fails")
     grade.add_argument(
-        "--checks", metavar="DIR", help="your own checks: functions check_...(run) in files check_*.py of a folder"
+        "--checks",
+        type=_given,
+        metavar="DIR",
+        help="your own checks: functions check_...(run) in files check_*.py of a folder",
     )
     grade.add_argument(
         "--make-reference",
@@ -126,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     handout = commands.add_parser(
         "handout", help="the students' notebooks: no solutions, no outputs", allow_abbrev=False
     )
-    handout.add_argument("--student", metavar="DIR", required=True, help="a new folder, to stand for notebooks/")
+    handout.add_argument(
+        "--student", type=_given, metavar="DIR", required=True, help="a new folder, to stand for notebooks/"
+    )
     handout.set_defaults(act=_handout)
 
     doctor = commands.add_parser("doctor", help="is everything here? text for a bug report")
@@ -135,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     refresh = commands.add_parser("refresh", help="put a demo run's outputs into the committed notebooks")
     refresh.add_argument(
         "--run-dir",
+        type=_given,
         metavar="DIR",
         help="a finished run (default: outputs/demo, brought up to date)",
     )
@@ -172,6 +189,13 @@ def _handout(options: argparse.Namespace) -> int:
     for line in make_handout(options.student):
         print(line)
     return 0
+
+
+def _given(text: str) -> str:
+    """An empty text is a shell variable that was never set; taken as no option at all, it would start a whole run."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a name, found nothing")
+    return text
 
 
 def _jobs(text: str) -> int:

@@ -58,19 +58,41 @@ def read_record(run_dir: str | Path) -> dict:
     """run.json of a run.
 
     Raises:
-        ChainError: It is not there or is not a run's record.
+        ChainError: It is not there or is not a run's record. It may have been edited, so its shape is checked.
     """
     path = Path(run_dir) / "run.json"
     if not path.is_file():
         raise ChainError(f"{run_dir} is no run folder: it has no run.json")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        entries = record["notebooks"]
-        if not all(isinstance(entry, dict) for entry in entries.values()):
-            raise TypeError("an entry of notebooks is not a mapping")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ChainError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
+    except ValueError as error:
+        raise ChainError(f"{path} cannot be read: expected JSON as cliniqure run writes it, {error}") from None
+    problem = _shape_problem(record)
+    if problem:
+        raise ChainError(f"{path} cannot be read: {problem} is not what cliniqure run writes, expected a mapping")
     return record
+
+
+def _shape_problem(record) -> str | None:
+    """The first place of run.json that should be a mapping and is not."""
+    if not isinstance(record, dict):
+        return "the file"
+    for key in ("notebooks", *(key for key in ("parameters", "versions", "data") if key in record)):
+        if not isinstance(record.get(key), dict):
+            return key
+    for name, values in record.get("parameters", {}).items():
+        if not isinstance(values, dict):
+            return f"parameters/{name}"
+    for name, entry in record["notebooks"].items():
+        if not isinstance(entry, dict):
+            return f"notebooks/{name}"
+        for key in ("outputs", "parts"):
+            if not isinstance(entry.get(key, {}), dict):
+                return f"notebooks/{name}/{key}"
+        for file, written in entry.get("outputs", {}).items():
+            if not isinstance(written, dict):
+                return f"notebooks/{name}/outputs/{file}"
+    return None
 
 
 def read_metrics(run_dir: str | Path, step: str, record: Mapping) -> dict | None:

@@ -1,5 +1,6 @@
 """The chain on small notebooks: what runs, what is skipped, what is refused, and how it goes on after a stop."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import pytest
@@ -320,6 +322,29 @@ def test_the_command_exits_with_2_and_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["run", "--forse"])
     assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    assert cli.main(["run", "--set", "03_classify.device=gpu", "--dry-run"]) == 2
+    assert "03_classify.device: expected one of auto, cpu, cuda, mps, found gpu" in capsys.readouterr().err
+    assert cli.main(["run", "--set", "all.zzzz=1", "--dry-run"]) == 2
+    assert len(capsys.readouterr().err) < 120
+
+
+@pytest.mark.parametrize("option", ["--profile", "--run-dir", "--data-dir", "--from", "--until"])
+def test_an_empty_option_starts_nothing(option, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "--dry-run", option, ""])  # as from a shell variable that was never set
+    assert stop.value.code == 2 and f"argument {option}: expected a name, found nothing" in capsys.readouterr().err
+
+
+def test_a_disk_that_cannot_be_written_is_2_in_one_line(tmp_path, monkeypatch, capsys):
+    for error, words in (
+        (OSError(errno.EROFS, "Read-only file system", "there"), "there cannot be used (Read-only file system)"),
+        (OSError(errno.ENOSPC, "No space left on device"), "a file cannot be used (No space left on device)"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), "x cannot be used (No such file"),
+    ):
+        monkeypatch.setattr("cliniqure_utils.handout.make_handout", Mock(side_effect=error))
+        assert cli.main(["handout", "--student", str(tmp_path / "new")]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"cliniqure: {words}") and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

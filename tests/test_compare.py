@@ -1,11 +1,15 @@
 """Comparing runs: the same numbers, other numbers, and what in run.json explains them. Run folders are made up."""
 
+import contextlib
 import copy
 import hashlib
 import json
+import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -162,6 +166,35 @@ def test_what_cannot_be_compared_is_2_in_one_line(tmp_path, capsys):
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize(
+    "place, value, words",
+    [
+        ((), [], "the file is not"),
+        (("notebooks",), [], "notebooks is not"),
+        (("notebooks", "02_detect"), "done", "notebooks/02_detect is not"),
+        (("notebooks", "02_detect", "outputs"), [], "notebooks/02_detect/outputs is not"),
+        (("notebooks", "02_detect", "parts"), None, "notebooks/02_detect/parts is not"),
+        (("notebooks", "02_detect", "outputs", "metrics.json"), "h", "notebooks/02_detect/outputs/metrics.json is not"),
+        (("parameters",), [], "parameters is not"),
+        (("parameters", "02_detect"), [], "parameters/02_detect is not"),
+        (("versions",), [], "versions is not"),
+    ],
+)
+def test_a_record_of_another_shape_is_2_in_one_line(tmp_path, capsys, place, value, words):
+    run = make_run(tmp_path / "a")
+    record = json.loads((run / "run.json").read_text())
+    inner = record
+    for key in place[:-1]:
+        inner = inner[key]
+    if place:
+        inner[place[-1]] = value
+    (run / "run.json").write_text(json.dumps(record if place else value))
+    for command in (["grade", str(run)], ["compare", str(run), str(run)]):
+        assert cli.main(command) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1, said
+
+
 def test_close():
     assert close(1000, 1040, 0.05) and not close(1000, 1060, 0.05)
     assert close(0.0, 0.05, 0.05) and not close(0.0, 0.06, 0.05)
@@ -191,3 +224,42 @@ def test_one_seed_on_one_machine_gives_identical_numbers(tmp_path, anatomy_dir, 
         json.loads((tmp_path / name / "run.json").read_text())["notebooks"]["02_detect"]["start"] for name in "ab"
     ]
     assert starts[0] < starts[1]
+
+
+@pytest.mark.chain
+@pytest.mark.timeout(900)
+def test_a_chain_that_is_killed_three_times_ends_with_the_same_numbers(tmp_path, anatomy_dir, run_environment):
+    """kill -9 of the chain, at a random moment of each of the first three notebooks; the kernel is left to itself."""
+    command = [sys.executable, "-m", "cliniqure_utils.cli", "run", "--profile", "smoke", "--until", "03", "--run-dir"]
+    options = {"cwd": tmp_path, "env": run_environment, "text": True}
+
+    def run(name):
+        result = subprocess.run([*command, name], capture_output=True, **options)
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+
+    def status(name, step):
+        try:
+            return json.loads((tmp_path / name / "run.json").read_text())["notebooks"][step]
+        except (OSError, KeyError):
+            return {}
+
+    run("whole")
+    moments = [random.random() * 0.8 for _ in range(3)]  # other ones each time
+    for step, moment in zip(("01_preprocess", "02_detect", "03_classify"), moments, strict=True):
+        process = subprocess.Popen(
+            [*command, "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
+        )
+        try:
+            while process.poll() is None and status("killed", step).get("status") != "running":
+                time.sleep(0.05)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                # At most 10 s: the unbroken run may also have made the films, which the killed one finds.
+                process.wait(moment * min(10, status("whole", step)["seconds"]))
+        finally:
+            process.kill()
+        assert process.wait() == -signal.SIGKILL, f"it ended before it was killed in {step}"
+        assert status("killed", step)["status"] == "running"
+    run("killed")
+    comparison = compare_runs(tmp_path / "whole", tmp_path / "killed")
+    assert comparison.differences == [] and comparison.same, moments
+    assert len(comparison.counts) == 3

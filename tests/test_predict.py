@@ -1,5 +1,6 @@
 """The prediction path on films: own pictures, broken files, and real X-rays where they are at hand."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -294,10 +295,19 @@ def test_the_header_allows(tmp_path, tags):
     assert predict.refusal(write_dicom(tmp_path / "x.dcm", **tags)) is None
 
 
-def test_workers_say_the_same_as_one_process(films, run_dir):
+@pytest.mark.parametrize("backend", ["loky", "dask"])
+def test_workers_say_the_same_as_one_process(films, run_dir, backend):
+    from dask.distributed import Client, LocalCluster
+    from joblib import parallel_config
+
     paths = [films / "one.dcm", films / "photo.jpg", films / "sub" / "one"]
     alone, refused = predict.describe_films(paths, run_dir, "cpu")
-    spread, refused_too = predict.describe_films(paths, run_dir, "cpu", n_jobs=2)
+    with contextlib.ExitStack() as around:
+        if backend == "dask":
+            cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+            around.enter_context(Client(around.enter_context(cluster)))
+            around.enter_context(parallel_config(backend="dask"))
+        spread, refused_too = predict.describe_films(paths, run_dir, "cpu", n_jobs=2)
     pd.testing.assert_frame_equal(refused, refused_too)
     for film, other in zip(alone, spread, strict=True):
         pd.testing.assert_frame_equal(film.pop("boxes"), other.pop("boxes"))
@@ -325,6 +335,17 @@ def test_nothing_readable_is_1_and_says_so(run_dir, tmp_path):
     assert cli.main(["predict", str(tmp_path), "--run-dir", str(run_dir), "--out", str(out), "--no-llm"]) == 1
     assert sorted(path.name for path in out.iterdir()) == ["index.html", "rejected.csv"]
     assert "the body part is HAND" in (out / "index.html").read_text()
+
+
+def test_a_file_that_is_no_picture_is_not_called_dicom(run_dir, tmp_path, capsys):
+    (tmp_path / "letter.txt").write_text("Dear colleague")
+    (tmp_path / "saved.png").write_text("<html>")
+    inputs = [str(tmp_path / name) for name in ("letter.txt", "saved.png")]
+    assert cli.main(["predict", *inputs, "--run-dir", str(run_dir), "--out", str(tmp_path / "o"), "--no-llm"]) == 1
+    said = capsys.readouterr().out
+    for name in ("letter.txt", "saved.png"):
+        assert f"not read: {name}: neither DICOM nor PNG nor JPEG by its content" in said
+    assert "0 reports, 2 files not read" in said
 
 
 def test_what_cannot_start_is_2_in_one_line(films, run_dir, tmp_path, capsys):
@@ -361,6 +382,9 @@ def test_what_cannot_start_is_2_in_one_line(films, run_dir, tmp_path, capsys):
     )
     assert "a is there twice" in said(one, "--symptoms-csv", tmp_path / "twice.csv")
     assert "cannot be used (Not a directory)" in said(one, "--no-llm", out=tmp_path / "file" / "below")
+    assert "unknown device gpu: expected auto, cpu, cuda or mps" in said(one, "--device", "gpu")
+    if not torch.cuda.is_available():
+        assert "there is no device cuda on this machine" in said(one, "--device", "cuda", "--no-llm")
     assert not (tmp_path / "out").exists()
     with pytest.raises(SystemExit) as stop:
         cli.main(["predict", one, "--run-dir", str(run_dir), "--out", "o", "--n-jobs", "0"])

@@ -21,6 +21,7 @@ EXPECTED = {
     list: "a list",
     type(None): "text, a number, true, false or null",
 }
+LONGEST_LIST = 40  # names that a message lists; the notebook with most parameters has fewer
 # Set for the whole run with an option of their own, since every notebook must agree on them.
 OPTION_OF = {"run_dir": "--run-dir", "data_dir": "--data-dir"}
 
@@ -52,6 +53,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     found = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     if found:
         return f"did you mean {found[0]}?"
+    if len(valid) > LONGEST_LIST:
+        return f"none of the {len(valid)} names is near"
     return f"valid: {', '.join(valid)}" if valid else "there is none"
 
 

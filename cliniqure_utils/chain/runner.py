@@ -23,6 +23,7 @@ from cliniqure_utils.runs import write_json
 
 PACKAGE_DIR = Path(__file__).resolve().parents[1]
 REPOSITORY = PACKAGE_DIR.parent
+DEVICES = ("auto", "cpu", "cuda", "mps")  # another name would stop the first notebook that trains, minutes later
 PARTS = {
     "notebook": "its code",
     "package": "the package",
@@ -136,6 +137,9 @@ class _Chain:
         if run_dir.exists() and not run_dir.is_dir():
             raise ChainError(f"the run folder {run_dir} is a file")
         self.values = resolve(self.notebooks, read_profile(self.notebooks_dir / "profiles", profile), overrides)
+        for name, values in self.values.items():
+            if str(values.get("device", "auto")).partition(":")[0] not in DEVICES:
+                raise ChainError(f"{name}.device: expected one of {', '.join(DEVICES)}, found {values['device']}")
         if data_dir is not None and not Path(data_dir).is_dir():
             raise ChainError(
                 f"the data folder {data_dir} is not there; make it, empty, if the simulated cohort should go into it"

@@ -58,6 +58,7 @@ def predict(
     if out_dir.exists() and not out_dir.is_dir():
         raise ChainError(f"--out {out_dir} is a file; expected a folder")
     inputs = [Path(entry) for entry in inputs]
+    _check_device(device)
     try:
         paths, passed = find_films(inputs, out_dir)
         check_models(run_dir)
@@ -70,7 +71,7 @@ def predict(
     if not paths:
         raise ChainError(f"no DICOM, PNG or JPEG file in {', '.join(map(str, inputs))}")
     if passed:
-        echo(f"{passed} other files passed over")
+        echo(f"{_count(passed, 'other file')} passed over")
 
     names = _names(paths)
     unknown = sorted(set(texts) - {dicom.image_id_of(path) for path in paths})
@@ -105,8 +106,25 @@ def predict(
             echo(f"{path.name}: {', '.join(rows[-1]['findings']) or 'no finding'}")
     _write_index(out_dir, rows, rejected, settings, writer is not None)
     seconds = time.monotonic() - began
-    echo(f"{len(rows)} reports, {len(rejected)} files not read, {seconds:.0f} s: {out_dir / 'index.html'}")
+    counted = f"{_count(len(rows), 'report')}, {_count(len(rejected), 'file')} not read"
+    echo(f"{counted}, {seconds:.0f} s: {out_dir / 'index.html'}")
     return len(rows), len(rejected)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def _check_device(device: str) -> None:
+    """Raises ChainError where torch knows no such device, or this machine has none."""
+    import torch
+
+    kind = device.partition(":")[0]
+    here = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in here:
+        raise ChainError(f"unknown device {device}: expected auto, cpu, cuda or mps")
+    if not here[kind]:
+        raise ChainError(f"there is no device {device} on this machine; --device auto takes the best there is")
 
 
 def _names(paths: list[Path]) -> dict[Path, str]:

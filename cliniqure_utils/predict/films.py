@@ -74,7 +74,12 @@ def refusal(path: str | Path) -> str | None:
     path = Path(path)
     if is_picture(path):
         return None
-    data = read_dataset(path, [], header_only=True)
+    try:
+        data = read_dataset(path, [], header_only=True)
+    except dicom.UnreadableImage as error:
+        if _starts_as_dicom(path):
+            raise
+        raise dicom.UnreadableImage(f"{path.name}: neither DICOM nor PNG nor JPEG by its content") from error
     modality = _plain(get(data, "Modality"))
     if modality and modality not in RADIOGRAPHS:
         return f"{path.name}: modality {modality}; expected a radiograph (CR or DX)"
