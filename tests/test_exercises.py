@@ -283,7 +283,10 @@ def test_answers_about_text():
     assert llm.encode_pairs(Prompt40(), [("prompt", "answer")], 40) == ([], 1)
 
     evidence = prompts.Evidence(
-        "a", [("Pleural effusion", 0.99)], [("Pleural effusion", 0.9, "left lower zone")], " ".join(["word"] * 60)
+        "a",
+        [("Pleural effusion", 0.99)],
+        [("Pleural effusion", 0.9, "left lower zone")],
+        crude_report=" ".join(["word"] * 60),
     )
     (checked,) = prompts.check_sentences("There is a small right pleural effusion.", evidence)
     assert checked["status"] == "contradicted"
