@@ -433,7 +433,9 @@ def step_cost(model, items: Sequence[dict], pad_id: int, n_steps: int = 1) -> di
 
 @torch.no_grad()
 def classify_texts(model, tokenizer, texts: Sequence[str], max_length: int, batch_size: int = 16) -> np.ndarray:
-    """Predicted label numbers (n,) of a sequence classifier."""
+    """Predicted label numbers (n,) of a sequence classifier; none for no text."""
+    if not len(texts):
+        return np.zeros(0, dtype=np.int64)
     model.eval()
     items = encode_labels(tokenizer, texts, [0] * len(texts), max_length)
     found = []

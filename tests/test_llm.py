@@ -113,6 +113,7 @@ def test_the_seq_cls_adapter_carries_over_to_the_writer(models_dir, tmp_path):
     model, tokenizer, _ = train(models_dir, tmp_path, "seq_cls")
     answers = llm.classify_texts(model, tokenizer, ["fever cough", "back pain"], 32)
     assert answers.shape == (2,) and set(answers.tolist()) <= {0, 1}
+    assert llm.classify_texts(model, tokenizer, [], 32).shape == (0,), "a table of one row per disease leaves none"
     llm.save_adapter(model, tokenizer, tmp_path / "adapter")
     carried = llm.load_adapter(base(models_dir)[0], tmp_path / "adapter", merge=False)
     trained = {k.split("layers.")[-1]: v for k, v in model.state_dict().items() if "lora_" in k}
