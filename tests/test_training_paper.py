@@ -1,4 +1,4 @@
-"""The paper profile: every value of tables 3 and 4 and section 4.2.2, and one optimisation step of both models."""
+"""The paper profile: every value of tables 3, 4 and 6 and section 4.2.2, and one optimisation step of both models."""
 
 import numpy as np
 import pandas as pd
@@ -61,6 +61,14 @@ def test_section_4_2_2(profile):
     assert {name: profile["03_classify"][name] for name in wanted} == wanted
     assert len(classification.CLASSES) == 15
     assert classification.build_classifier("seresnet18").loss.kind == "bce"
+
+
+def test_table_6(profile):
+    wanted = dict(
+        base_model="facebook/opt-1.3b", disease_table="FreedomIntelligence/Disease_Database", lora_rank=8,
+        lora_alpha=32, lora_dropout=0.1, learning_rate=2e-5, batch_size=8, mixed_precision=True,
+    )  # fmt: skip
+    assert {name: profile["05_finetune_llm"][name] for name in wanted} == wanted
 
 
 def test_the_transform_is_table_3(profile):
