@@ -259,6 +259,12 @@ def encode_prompt(tokenizer, prompt: str) -> list[int]:
     ).input_ids
 
 
+def chat_overhead(tokenizer) -> int:
+    """Tokens that the chat format, or the plain mark for the answer, adds to a prompt, and one for the end."""
+    prompt = "Symptoms: cough"
+    return len(encode_prompt(tokenizer, prompt)) - len(tokenizer(prompt, add_special_tokens=False).input_ids) + 1
+
+
 def fit_prompt(tokenizer, prompt: str, max_tokens: int) -> tuple[str, int]:
     """Shorten a prompt whose longest line is a list: items go from the end of that line until the rest fits.
 

@@ -75,6 +75,17 @@ def test_loss_counts_the_answer_only_and_cut_items_are_left_out(models_dir):
     assert (batch["labels"][1, 1:] == llm.IGNORED).all()
 
 
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}<s>user: {{ m['content'] }}</s>{% endfor %}<s>"])
+def test_the_overhead_of_the_chat_format_makes_a_pair_fit_exactly(models_dir, template):
+    _, tokenizer, _ = base(models_dir)
+    tokenizer.chat_template = template
+    prompt, answer = "Patient: 54 years", "Clear."
+    size = [len(tokenizer(text, add_special_tokens=False).input_ids) for text in (prompt, answer)]
+    ((whole,), _) = llm.encode_pairs(tokenizer, [(prompt, answer)], sum(size) + llm.chat_overhead(tokenizer))
+    ((cut,), _) = llm.encode_pairs(tokenizer, [(prompt, answer)], sum(size) + llm.chat_overhead(tokenizer) - 1)
+    assert whole["input_ids"][-1] == tokenizer.eos_token_id != cut["input_ids"][-1]
+
+
 def train(models_dir, folder, task, **kwargs):
     torch.manual_seed(3)
     model, tokenizer, _ = base(models_dir, n_labels=2 if task == "seq_cls" else None)
@@ -215,6 +226,27 @@ def test_short_long_and_empty_prompts_together_on_opt(models_dir):
     assert together == [llm.generate(model, tokenizer, [text], max_new_tokens=12)[0] for text in texts]
     assert any(together) and all(written == "" for written, text in zip(together, texts, strict=True) if not text)
     assert not any(text and text in written for text, written in zip(texts, together, strict=True))
+
+
+def test_opt_goes_the_way_of_the_paper_from_symptoms_to_a_writer(models_dir, tmp_path):
+    _, tokenizer, _ = base(models_dir)
+    tiny_opt(tokenizer, positions=256).save_pretrained(tmp_path / "opt")
+    tokenizer.save_pretrained(tmp_path / "opt")
+    model, tokenizer, notes = llm.load_base(str(tmp_path / "opt"), n_labels=2)
+    assert "already there; embedding rows added: 0" in notes, "OPT has a padding token, and rows to spare"
+    model = llm.add_lora(model, "seq_cls")
+    items = llm.encode_labels(tokenizer, ["fever cough", "back pain"] * 4, [0, 1] * 4, 32)
+    history = llm.fine_tune(model, items, tokenizer.pad_token_id, output_dir=tmp_path / "ck", seed=1, device="cpu",
+                            batch_size=4, epochs=2, learning_rate=0.02, log_steps=1)  # fmt: skip
+    assert np.isfinite(history.loss).all()
+    llm.save_adapter(model, tokenizer, tmp_path / "adapter")
+    carried = llm.load_adapter(llm.load_base(str(tmp_path / "opt"))[0], tmp_path / "adapter", merge=False)
+    trained = {k.split("layers.")[-1]: v for k, v in model.state_dict().items() if "lora_" in k}
+    loaded = {k.split("layers.")[-1]: v for k, v in carried.state_dict().items() if "lora_" in k}
+    assert trained.keys() == loaded.keys() and all(torch.equal(trained[k], loaded[k]) for k in trained)
+    prompts = ["Short.", "A longer prompt about the heart."]
+    together = llm.generate(carried, tokenizer, prompts, max_new_tokens=8)
+    assert together == [llm.generate(carried, tokenizer, [prompt], max_new_tokens=8)[0] for prompt in prompts]
 
 
 @needs_cases
