@@ -49,7 +49,7 @@ def clean_field(value, limit: int = 400) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return ""
     text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", str(value))
-    text = re.sub(r"<[|/]?[^<>]{0,40}[|]?>", " ", text).replace("<|", " ").replace("|>", " ")
+    text = re.sub(r"<[|/]?[^<>\s]{0,40}[|]?>", " ", text).replace("<|", " ").replace("|>", " ")
     text = re.sub(r"#{2,}|`{3,}", " ", text)
     text = re.sub(r"\s+", " ", text).strip()
     return text if len(text) <= limit else text[: limit - 1].rsplit(" ", 1)[0] + "…"
