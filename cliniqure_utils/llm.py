@@ -135,7 +135,8 @@ def load_base(name: str, models_dir: str | Path = "../data/models", n_labels: in
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    source = base_folder(name, models_dir)
+    with torch.random.fork_rng():  # a model that is converted on first use must not change the numbers that follow
+        source = base_folder(name, models_dir)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         if n_labels is None:

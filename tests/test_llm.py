@@ -160,6 +160,21 @@ def test_words_are_drawn_only_with_a_temperature_and_the_same_for_the_same_seed(
         write(temperature=-1)
 
 
+def test_a_model_made_on_first_use_leaves_the_random_numbers_after_it_alone(models_dir, monkeypatch):
+    def head():
+        torch.manual_seed(3)
+        return llm.load_base(llm.TINY, models_dir, n_labels=5)[0].score.weight
+
+    made_before, folder = head(), llm.base_folder(llm.TINY, models_dir)
+
+    def made_now(*_):
+        torch.rand(1000)  # as the conversion of weights draws some
+        return folder
+
+    monkeypatch.setattr(llm, "base_folder", made_now)
+    assert torch.equal(made_before, head())
+
+
 def test_the_cost_of_a_step_counts_weights_gradients_and_adam(models_dir):
     model, tokenizer, _ = base(models_dir)
     items, _ = llm.encode_pairs(tokenizer, [("Film?", "Clear."), ("And?", "No.")], 60)
