@@ -91,7 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--no-llm", action="store_true", help="facts only: no prose, seconds faster")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    predict.add_argument("--n-jobs", type=_jobs, default=1, metavar="N", help="films at a time (default: 1)")
+    predict.add_argument(
+        "--n-jobs", type=_jobs, metavar="N", help="films at a time (default: 1, or one per worker of --dask)"
+    )
+    predict.add_argument(
+        "--dask",
+        type=_given,
+        metavar="ADDRESS",
+        help="scheduler of a Dask cluster whose workers read the films; they must see the same files",
+    )
     predict.set_defaults(act=_predict)
 
     compare = commands.add_parser(
@@ -262,6 +270,7 @@ def _predict(options: argparse.Namespace) -> int:
         use_llm=not options.no_llm,
         device=options.device,
         n_jobs=options.n_jobs,
+        dask=options.dask,
     )
     return 1 if rejected or not done else 0
 

@@ -143,7 +143,10 @@ def load_base(name: str, models_dir: str | Path = "../data/models", n_labels: in
             model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
         else:
             model = AutoModelForSequenceClassification.from_pretrained(source, dtype=torch.float32, num_labels=n_labels)
-    except (OSError, ValueError) as error:
+    except ValueError as error:  # files are there, of another kind of model or of a version that is not known here
+        said = " ".join(str(error).split())[:200]
+        raise MissingWeights(f"{name} cannot be loaded as a language model: {said}") from error
+    except OSError as error:
         raise MissingWeights(
             f"the weights of {name} are neither a local folder nor to be had from the Hugging Face hub; download them "
             "where there is a network and give the folder as base_model"

@@ -393,6 +393,38 @@ def test_a_comment_may_allow_none(tmp_path):
         resolve(notebooks, {"01_x": {"rate": None}}, {})
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("01_x.n_epochs", "-1", "01_x.n_epochs: expected 0 or more, found -1"),
+        ("all.rate", "-1e-4", "01_x.rate: expected 0 or more, found -0.0001"),
+        ("01_x.held_out_share", "1.5", "01_x.held_out_share: expected a number from 0 to 1, found 1.5"),
+        ("01_x.box_threshold", "2", "01_x.box_threshold: expected a number from 0 to 1, found 2"),
+        ("01_x.sizes", "[32, -64]", "01_x.sizes[1]: expected 0 or more, found -64"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_runs(tmp_path, key, value, words):
+    cell = (
+        'run_dir = "x"  # here\nn_jobs = -1  # all cores\nn_epochs = 3  # epochs\nrate = 0.5  # step\n'
+        "sizes = [16]  # sides\nheld_out_share = 0.25  # of rows\nbox_threshold = None  # least score\n"
+    )
+    write_notebook(tmp_path / "01_x.ipynb", cell, "x = 1")
+    notebooks = find_notebooks(tmp_path)
+    fine = resolve(notebooks, {}, {"01_x.n_jobs": "-2", "01_x.n_epochs": "0", "01_x.held_out_share": "1"})["01_x"]
+    assert (fine["n_jobs"], fine["n_epochs"], fine["held_out_share"]) == (-2, 0, 1.0)
+    with pytest.raises(ChainError) as error:
+        resolve(notebooks, {}, {key: value})
+    assert str(error.value) == words
+
+
+def test_two_names_of_one_parameter_are_refused_and_all_may_be_narrowed(tmp_path):
+    write_notebook(tmp_path / "01_x.ipynb", 'run_dir = "x"  # here\nn = 1  # number\n', "x = 1")
+    notebooks = find_notebooks(tmp_path)
+    with pytest.raises(ChainError, match="^01_x.n is set twice: as 01.n and as 01_x.n$"):
+        resolve(notebooks, {}, {"01.n": "2", "01_x.n": "3"})
+    assert resolve(notebooks, {}, {"all.n": "2", "01.n": "3"})["01_x"]["n"] == 3
+
+
 def test_profiles_and_the_traps_of_yaml(project):
     notebooks = find_notebooks(project)
     write_notebook(project / "03_third.ipynb", PARAMETERS + 'factor = 0.5\nimage = "x"\n', "x = 1")

@@ -34,6 +34,13 @@ def test_missing_weights_are_one_plain_sentence(tmp_path, monkeypatch):
         llm.load_base("smollm2", tmp_path)
 
 
+def test_a_folder_with_another_kind_of_model_says_so(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "no_such_model"}')
+    with pytest.raises(llm.MissingWeights, match="other cannot be loaded as a language model: "):
+        llm.load_base(str(tmp_path / "other"))
+
+
 def test_padding_is_added_only_where_it_is_missing_and_embeddings_never_shrink(models_dir):
     from transformers import OPTConfig, OPTForCausalLM
 

@@ -315,6 +315,24 @@ def test_workers_say_the_same_as_one_process(films, run_dir, backend):
         assert film == other
 
 
+def test_the_command_uses_the_workers_of_a_cluster_and_says_when_there_is_none(films, run_dir, tmp_path, capsys):
+    from dask.distributed import LocalCluster
+
+    command = ["predict", str(films / "one.dcm"), str(films / "photo.jpg"), "--run-dir", str(run_dir), "--no-llm"]
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        assert cli.main([*command, "--out", str(tmp_path / "spread"), "--dask", address]) == 1  # the photo is refused
+        assert cli.main([*command, "--out", str(tmp_path / "alone")]) == 1
+    one, other = (json.loads((tmp_path / name / "one_report.json").read_text()) for name in ("spread", "alone"))
+    assert one == other
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        assert cli.main([*command, "--out", str(tmp_path / "none"), "--dask", address]) == 2
+    assert f"the Dask scheduler at {address} has no worker" in capsys.readouterr().err
+    assert cli.main([*command, "--out", str(tmp_path / "none"), "--dask", "nowhere"]) == 2
+    assert "no Dask scheduler answers at nowhere" in capsys.readouterr().err
+
+
 def test_facts_alone_and_symptoms_by_film(films, run_dir, tmp_path, capsys):
     table = tmp_path / "symptoms.csv"
     table.write_text("image_id,symptoms\none,short of breath\nnobody,none\n")

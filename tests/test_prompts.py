@@ -55,7 +55,9 @@ class Words:
 def test_a_long_prompt_loses_its_least_certain_findings_first_and_never_the_instruction():
     many = Evidence("a", [(name, 0.5 + n / 100) for n, name in enumerate(FINDINGS)], crude_report="word " * 200)
     prompt, left_out = prompts.build_prompt(many, Words(), 70)
-    assert len(prompt.split()) <= 70 and left_out > 0
+    assert left_out == 0 and "Crude report" not in prompt, "the crude report goes whole before a finding does"
+    prompt, left_out = prompts.build_prompt(many, Words(), 50)
+    assert len(prompt.split()) <= 50 and left_out > 0
     assert prompts.INSTRUCTION in prompt
     assert FINDINGS[-1] in prompt and FINDINGS[0] + " 0.50" not in prompt
     shortest, _ = prompts.build_prompt(many, Words(), 1)

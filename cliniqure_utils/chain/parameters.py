@@ -193,6 +193,8 @@ def resolve(notebooks: list[Notebook], profile: Mapping[str, Mapping], overrides
     by_name = {notebook.name: notebook for notebook in notebooks}
     values = {name: dict(notebook.defaults) for name, notebook in by_name.items()}
 
+    given: dict[tuple[str, str], str] = {}  # (notebook, parameter) -> the override that named just this one
+
     def assign(block: str, parameter: str, value, from_text: bool, source: str) -> None:
         targets = list(by_name) if block == "all" else [find_name(block, by_name)]
         having = [name for name in targets if parameter in by_name[name].defaults]
@@ -204,7 +206,9 @@ def resolve(notebooks: list[Notebook], profile: Mapping[str, Mapping], overrides
             where = f"{name}.{parameter}{source}"
             notebook = by_name[name]
             nullable = parameter in notebook.nullable
-            values[name][parameter] = coerce(value, notebook.defaults[parameter], where, from_text, nullable)
+            default = notebook.defaults[parameter]
+            values[name][parameter] = coerce(value, default, where, from_text, nullable)
+            check_range(parameter, values[name][parameter], default, where)
 
     for block in sorted(profile, key=lambda key: key != "all"):  # `all` first, so that a notebook's block wins
         if block != "all" and block not in by_name:
@@ -215,8 +219,32 @@ def resolve(notebooks: list[Notebook], profile: Mapping[str, Mapping], overrides
         block, dot, parameter = key.partition(".")
         if not dot or not parameter:
             raise ChainError(f"expected NOTEBOOK.NAME=VALUE, found {key}: for example 02_detect.n_epochs=3")
+        if block != "all":
+            target = (find_name(block, by_name), parameter)
+            if target in given:
+                raise ChainError(f"{'.'.join(target)} is set twice: as {given[target]} and as {key}")
+            given[target] = key
         assign(block, parameter, value, isinstance(value, str), "")
     return values
+
+
+def check_range(name: str, value, default, where: str) -> None:
+    """A number below 0 where the default is not, or a share above 1, would fail minutes later or mean nothing.
+
+    Raises:
+        ChainError: Out of range.
+    """
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            sample = default[0] if isinstance(default, list) and default else None
+            check_range(name, item, sample, f"{where}[{i}]")
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if isinstance(default, (int, float)) and value < 0 <= default:
+        raise ChainError(f"{where}: expected 0 or more, found {value}")
+    if re.search(r"(_|^)(share|dropout|probability|threshold|iou)$", name) and value > 1:
+        raise ChainError(f"{where}: expected a number from 0 to 1, found {value}")
 
 
 def coerce(value, default, where: str, from_text: bool = False, nullable: bool = False):

@@ -110,15 +110,14 @@ def plot_costs(costs: pd.DataFrame):
     """
     figure, axes = new_figure(1, 3, width=9.6, height=1.5 + 0.45 * len(costs), width_ratios=[1, 1.5, 1])
     names = list(costs.index)
-    for axis, column, title in (
-        (axes[0, 0], "trainable", "trained weights"),
-        (axes[0, 2], "seconds", "seconds a step"),
+    for axis, values, title in (
+        (axes[0, 0], costs["trainable"] / 1e6, "trained weights, millions"),
+        (axes[0, 2], costs["seconds"], "seconds a step"),
     ):
-        axis.barh(names, costs[column], color=BLUE, edgecolor="black")
-        for row, value in enumerate(costs[column]):
-            inside = value > 0.6 * costs[column].max()
-            text = f" {value:,.0f} " if column == "trainable" else f" {value:.1f} "
-            axis.text(value, row, text, va="center", ha="right" if inside else "left", fontsize=8,
+        axis.barh(names, values, color=BLUE, edgecolor="black")
+        for row, value in enumerate(values):
+            inside = value > 0.6 * values.max()
+            axis.text(value, row, f" {value:.1f} ", va="center", ha="right" if inside else "left", fontsize=8,
                       color="white" if inside else "black")  # fmt: skip
         axis.set_title(title, fontsize=9)
     axis, left = axes[0, 1], np.zeros(len(costs))

@@ -1,7 +1,8 @@
 """`cliniqure predict`: films in, reports out."""
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from cliniqure_utils.predict.films import check_models, find_films, stream_films
 from cliniqure_utils.predict.reports import RunSettings, Writer, build_report, evidence_of, read_settings, read_symptoms
 from cliniqure_utils.runs import MissingInput, atomic_path, write_json, write_table, write_text
 
+SCHEDULER_TIMEOUT = 10  # seconds that a Dask scheduler has to answer
 CHUNK = 16  # films that are held at once, per worker process
 ENDINGS = {
     "page": "_report.html",
@@ -30,7 +32,8 @@ def predict(
     symptoms_csv: str | Path | None = None,
     use_llm: bool = True,
     device: str = "auto",
-    n_jobs: int = 1,
+    n_jobs: int | None = None,
+    dask: str | None = None,
     echo: Callable[[str], None] = print,
 ) -> tuple[int, int]:
     """Write per film a page, its data as JSON, the overlay as PNG and DICOM, and a DICOM structured report.
@@ -43,7 +46,10 @@ def predict(
         out_dir: Made when missing; files of an earlier call with the same names are replaced.
         symptoms: For every film; symptoms_csv: with the columns image_id and symptoms, for those it names.
         use_llm: Let the run's language model write prose; else facts only.
-        device, n_jobs: See `describe_films`.
+        device: See `describe_films`.
+        n_jobs: Films at a time. Default: 1, or one per worker of the Dask cluster.
+        dask: Address of a Dask scheduler whose workers read the films. They must see the same files under the same
+            paths and have this package; the language model writes here.
 
     Returns:
         (number of films with a report, number rejected).
@@ -57,7 +63,7 @@ def predict(
         raise ChainError(f"there is no run folder {run_dir}: cliniqure run makes one")
     if out_dir.exists() and not out_dir.is_dir():
         raise ChainError(f"--out {out_dir} is a file; expected a folder")
-    inputs = [Path(entry) for entry in inputs]
+    inputs = [Path(entry).absolute() if dask else Path(entry) for entry in inputs]  # a worker has a folder of its own
     _check_device(device)
     try:
         paths, passed = find_films(inputs, out_dir)
@@ -88,27 +94,53 @@ def predict(
     out_dir.mkdir(parents=True, exist_ok=True)
 
     rows, rejected = [], []
-    step = CHUNK * max(1, n_jobs)
-    for first in range(0, len(paths), step):
-        films = []
-        for path, film, reason in stream_films(paths[first : first + step], run_dir, device, n_jobs=n_jobs):
-            if film is None:
-                image_id = dicom.image_id_of(path)
-                rejected.append({"source": path.name, "row": "", "image_id": image_id, "reason": reason})
-                echo(f"not read: {reason}")
-            else:
-                films.append((path, film))
-        evidence = [evidence_of(film, settings, texts.get(film["image_id"], symptoms)) for _, film in films]
-        prose = writer.write(evidence) if writer and films else [(None, 0)] * len(films)
-        for (path, film), known, (text, left_out) in zip(films, evidence, prose, strict=True):
-            report = build_report(film, known, settings, text, left_out)
-            rows.append(_write(report, film, names[path], out_dir))
-            echo(f"{path.name}: {', '.join(rows[-1]['findings']) or 'no finding'}")
+    with _workers(dask, n_jobs) as n_jobs:
+        step = CHUNK * n_jobs
+        for first in range(0, len(paths), step):
+            films = []
+            for path, film, reason in stream_films(paths[first : first + step], run_dir, device, n_jobs=n_jobs):
+                if film is None:
+                    image_id = dicom.image_id_of(path)
+                    rejected.append({"source": path.name, "row": "", "image_id": image_id, "reason": reason})
+                    echo(f"not read: {reason}")
+                else:
+                    films.append((path, film))
+            evidence = [evidence_of(film, settings, texts.get(film["image_id"], symptoms)) for _, film in films]
+            prose = writer.write(evidence) if writer and films else [(None, 0)] * len(films)
+            for (path, film), known, (text, left_out) in zip(films, evidence, prose, strict=True):
+                report = build_report(film, known, settings, text, left_out)
+                rows.append(_write(report, film, names[path], out_dir))
+                echo(f"{path.name}: {', '.join(rows[-1]['findings']) or 'no finding'}")
     _write_index(out_dir, rows, rejected, settings, writer is not None)
     seconds = time.monotonic() - began
     counted = f"{_count(len(rows), 'report')}, {_count(len(rejected), 'file')} not read"
     echo(f"{counted}, {seconds:.0f} s: {out_dir / 'index.html'}")
     return len(rows), len(rejected)
+
+
+@contextlib.contextmanager
+def _workers(dask: str | None, n_jobs: int | None) -> Iterator[int]:
+    """Films at a time: worker processes of this machine, or within it joblib's Dask backend.
+
+    Raises:
+        ChainError: No scheduler answers there, or it has no worker.
+    """
+    if dask is None:
+        yield n_jobs or 1
+        return
+    from dask.distributed import Client
+    from joblib import parallel_config
+
+    try:
+        client = Client(dask, timeout=SCHEDULER_TIMEOUT)
+    except (OSError, ValueError) as error:
+        raise ChainError(f"no Dask scheduler answers at {dask}; expected an address like tcp://host:8786") from error
+    with client:
+        n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        if not n_workers:
+            raise ChainError(f"the Dask scheduler at {dask} has no worker; start some with `dask worker {dask}`")
+        with parallel_config(backend="dask"):
+            yield n_jobs or max(2, n_workers)  # with one job joblib would stay in this process
 
 
 def _count(n: int, what: str) -> str:

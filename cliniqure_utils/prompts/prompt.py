@@ -13,8 +13,8 @@ def build_prompt(evidence: Evidence, tokenizer=None, max_tokens: int | None = No
 
     Args:
         evidence: What is known about the film.
-        tokenizer, max_tokens: With both, the prompt is made to fit: the crude report is shortened first, then the least
-            certain findings go, never the instruction.
+        tokenizer, max_tokens: With both, the prompt is made to fit: the crude report is halved and then left out, then
+            the least certain findings and boxes go, never the instruction.
 
     Returns:
         (prompt, number of findings and boxes left out).
@@ -29,16 +29,14 @@ def build_prompt(evidence: Evidence, tokenizer=None, max_tokens: int | None = No
             return prompt, dropped
         if len(tokenizer(prompt).input_ids) <= max_tokens:
             return prompt, dropped
-        if len(crude) > 80:
-            crude = clean_field(crude, len(crude) // 2)
+        if crude:
+            crude = clean_field(crude, len(crude) // 2) if len(crude) > 80 else ""
         elif findings or boxes:
             if boxes and (not findings or boxes[-1][1] <= findings[-1][1]):
                 boxes = boxes[:-1]
             else:
                 findings = findings[:-1]
             dropped += 1
-        elif crude:
-            crude = ""
         else:
             return prompt, dropped
 
