@@ -293,7 +293,9 @@ def test_answers_about_text():
     whole, _ = prompts.build_prompt(evidence)
     shorter, dropped = prompts.build_prompt(evidence, Tokens(), len(whole.split()) - 20)
     assert dropped == 0 and prompts.INSTRUCTION in shorter and shorter.count("word") < whole.count("word")
-    least, dropped = prompts.build_prompt(evidence, Tokens(), len(whole.split()) - 50)
+    none, dropped = prompts.build_prompt(evidence, Tokens(), len(whole.split()) - 62)
+    assert dropped == 0 and "Crude report" not in none and "Pleural effusion 0.99" in none
+    least, dropped = prompts.build_prompt(evidence, Tokens(), len(whole.split()) - 66)
     assert dropped > 0 and prompts.INSTRUCTION in least
 
 
