@@ -5,6 +5,7 @@ paper's table 3 does, and boxes move with them. Items hold tv_tensors, so that o
 its boxes together.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,6 +119,13 @@ class FilmDataset(torch.utils.data.Dataset):
     def set_epoch(self, epoch: int) -> None:
         """The epoch that `seed` is mixed with; the training engine calls it."""
         self.epoch = epoch
+
+    def fingerprint(self) -> str:
+        """sha256 of everything but the films that decides what an item is: size, seed, transform, boxes, labels."""
+        targets = [self.targets(i).tolist() for i in range(len(self))]
+        boxes = [torch.cat([b, n[:, None].float()], 1).tolist() for b, n in zip(self._boxes, self._labels, strict=True)]
+        content = repr((self.image_ids, self.size, self.seed, repr(self.augment), targets, boxes))
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def film(self, index: int) -> torch.Tensor:
         """uint8 (1, size, size), without augmentation."""

@@ -216,15 +216,25 @@ def _fingerprint(model: nn.Module, train_dataset, settings: dict, arguments: Tra
     """What must be the same for a checkpoint to be resumed."""
     names = ("epochs", "max_steps", "batch_size", "learning_rate", "weight_decay", "optimizer", "scheduler",
              "warmup_steps", "max_grad_norm", "seed", "metric", "ema_decay", "patience")  # fmt: skip
-    weights, ids = settings["sample_weights"], getattr(train_dataset, "image_ids", None)
+    weights, of_data = settings["sample_weights"], getattr(train_dataset, "fingerprint", None)
     return {
         **{name: settings[name] for name in names},
         "items": len(train_dataset),
-        "images": None if ids is None else _hash("\n".join(map(str, ids))),
+        "data": None if of_data is None else of_data(),
         "sample_weights": None if weights is None else _hash(repr([float(w) for w in weights])),
         "processes": arguments.world_size,
         "model": _hash("\n".join(f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items())),
+        "settings": _hash(repr([_plain_settings(module) for module in model.modules()])),
     }
+
+
+def _plain_settings(module: nn.Module) -> tuple:
+    """What decides the training without being a weight: kind of loss and its class weights, sampling sizes, dropout."""
+    plain = {k: v for k, v in vars(module).items() if isinstance(v, (str, int, float)) and not k.startswith("_")}
+    plain.pop("training", None)
+    if not list(module.parameters()):  # a loss; the buffers of others are statistics that training moves
+        plain |= {name: value.tolist() for name, value in module.named_buffers(recurse=False)}
+    return type(module).__name__, sorted(plain.items(), key=lambda item: item[0])
 
 
 def _hash(text: str) -> str:

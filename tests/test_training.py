@@ -1,5 +1,6 @@
 """The training engine: what it keeps, when it stops, and that a killed or a spread training ends where another does."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -202,6 +203,37 @@ def test_half_a_checkpoint_is_not_resumed(tmp_path):
     assert not (tmp_path / "checkpoint-8").exists(), "it was being written when the run was killed"
     assert engine.usable_checkpoint(tmp_path, {"seed": 2}) is None
     assert not (tmp_path / "checkpoint-4").exists()
+
+
+def test_a_checkpoint_of_another_loss_label_rule_or_transform_is_not_resumed():
+    """None of the three changes a weight's shape or the list of films."""
+    from cliniqure_utils.classification import MultilabelLoss
+    from cliniqure_utils.training import _fingerprint
+
+    ids = ["a", "b"]
+    index = pd.DataFrame({"image_id": ids, "rows": 80, "columns": 80})
+    label_columns = [*loaders.vindr.FINDINGS, loaders.vindr.NO_FINDING]
+    labels = pd.DataFrame(0, index=ids, columns=label_columns).assign(Cardiomegaly=1)
+    other_labels = labels.assign(Cardiomegaly=[1, 0])
+    arguments = type("Arguments", (), {"world_size": 1})
+    settings = dict.fromkeys(
+        ("epochs", "max_steps", "batch_size", "learning_rate", "weight_decay", "optimizer", "scheduler", "warmup_steps",
+         "max_grad_norm", "seed", "metric", "ema_decay", "patience", "sample_weights")
+    )  # fmt: skip
+
+    def of(loss=("bce", None), rows=labels, shift=0.1, dropout=0.5):
+        model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2), torch.nn.Dropout(dropout))
+        model.loss = MultilabelLoss(*loss)
+        films = loaders.FilmDataset(
+            "films", ids, 64, loaders.dicom_sizes(index), augment=loaders.augmentation(shift=shift), labels=rows
+        )
+        return _fingerprint(model, films, settings, arguments)
+
+    plain = of()
+    assert of() == plain and "0x" not in repr(loaders.augmentation(0.5, 10.0, 0.5, 0.1, 0.1, 0.1))
+    changed = [of(loss=("weighted", [2.0] * 15)), of(loss=("weighted", [3.0] * 15)), of(loss=("asymmetric", None)),
+               of(rows=other_labels), of(shift=0.2), of(dropout=0.1)]  # fmt: skip
+    assert all(one != other for one, other in itertools.combinations([plain, *changed], 2))
 
 
 def train_detector(folder, kill_at=None):
