@@ -7,6 +7,7 @@ outputs/bench/llm_run, and what is up to date in it is not made again.
 """
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -77,6 +78,14 @@ def table() -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(scores).T, pd.DataFrame(differences).drop(columns="p")
 
 
+def writing_speeds() -> dict[str, float]:
+    """Tokens per second of each system, as notebook 06 measured and printed them over all its films."""
+    cells = json.loads((COPY / "notebooks" / "06_generate_report.ipynb").read_text(encoding="utf-8"))["cells"]
+    printed = "".join(line for cell in cells for out in cell.get("outputs", []) for line in out.get("text", []))
+    (line,) = re.findall(r"^tokens per second: (.+)$", printed, re.MULTILINE)
+    return {name: float(value) for name, value in (part.rsplit(" ", 1) for part in line.split(", "))}
+
+
 def bench_generation(bench: Bench) -> None:
     """Tokens per second of one prompt at a time and of batches, same model, same prompts."""
     model, tokenizer, _ = llm.load_base(llm.PACKAGED, MODELS)
@@ -117,6 +126,8 @@ def main() -> None:
     own = json.loads((COPY / "05_finetune_llm" / "metrics.json").read_text(encoding="utf-8"))
     bench.state(f"seq_cls accuracy after {SEQ_CLS_STEPS} steps", "share", own["llm/seq_cls_accuracy_seen"])
     bench.state("chance", "share", own["llm/seq_cls_chance"])
+    for name, speed in writing_speeds().items():
+        bench.state(f"{name}, batches of 8", "tokens/s", speed)
     systems, differences = table()
     with pd.option_context("display.width", 160, "display.max_columns", None):
         print(f"whole test split, causal_lm after {CAUSAL_STEPS} steps, {len(vindr.FINDINGS)} findings")
