@@ -74,8 +74,10 @@ def _packaged_model(folder: Path) -> Path:
     settings = loaded.config.to_dict()
     # The loader marks the model as quantised, which would forbid training; its weights are plain floats by now.
     settings.pop("quantization_config", None)
-    model = type(loaded)(type(loaded.config)(**settings))
-    model.load_state_dict(loaded.state_dict())
+    with torch.device("meta"):  # no memory and no random weights: these are replaced at once
+        model = type(loaded)(type(loaded.config)(**settings))
+    model.load_state_dict(loaded.state_dict(), assign=True)
+    model.tie_weights()
     tokenizer.model_max_length = 2048
     # The file names the end token as padding; a collator would then hide real ends from the loss.
     tokenizer.pad_token = "<|endoftext|>"
