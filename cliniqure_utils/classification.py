@@ -1,7 +1,8 @@
 """Section 4.2.2: multi-label classification of a film into the 14 findings and "No finding".
 
 `seresnet50` is the paper's network (timm). `seresnet_tiny` is ours for a laptop: the tiny trunk with a stride-8 heat
-map per finding, supervised by the readers' boxes, and the class scores pooled from it.
+map per finding, supervised by the readers' boxes, and the class scores pooled from it. The boxes can teach a timm
+network too, through a heat-map head beside its own; the paper's has none.
 """
 
 from collections.abc import Sequence
@@ -66,20 +67,57 @@ class TimmClassifier(nn.Module):
 
     The paper names both a sigmoid in the head and BCE *with logits*; taken literally that is two sigmoids. Here the
     network returns logits, and the sigmoid comes at prediction.
+
+    Args:
+        heatmap_weight: Above 0, a 1 x 1 convolution on the last map makes a heat map per finding, which the readers'
+            boxes supervise with this weight in the loss: the last map learns where findings lie. The logits do not read
+            the heat maps. At 0 (the paper) there is no such head.
+
+    Raises:
+        ValueError: A heat map is wanted and the network has no last map (a transformer's tokens).
     """
 
-    def __init__(self, model_name: str = "seresnet50", weights: str | None = None, loss: MultilabelLoss | None = None):
+    def __init__(
+        self,
+        model_name: str = "seresnet50",
+        weights: str | None = None,
+        loss: MultilabelLoss | None = None,
+        heatmap_weight: float = 0.0,
+    ):
         super().__init__()
         self.network = _timm_network(model_name, weights)
         self.loss = loss if loss is not None else MultilabelLoss()
+        self.heatmap_weight = heatmap_weight
+        if heatmap_weight > 0:
+            self.heatmap = _heatmap_head(_last_map_channels(self.network, model_name))
 
-    def forward(self, image: torch.Tensor, targets: torch.Tensor | None = None, **unused) -> dict[str, torch.Tensor]:
-        """image (n, 1, H, W) in [0, 1]; targets (n, 15) -> logits (n, 15) and, with targets, loss."""
-        logits = self.network(trunks.normalise(image.expand(-1, 3, -1, -1)))
-        outputs = {"logits": logits}
-        if targets is not None:
-            outputs["loss"] = self.loss(logits, targets)
-        return outputs
+    def forward(
+        self,
+        image: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        boxes: Sequence[torch.Tensor] | None = None,
+        box_labels: Sequence[torch.Tensor] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """image (n, 1, H, W) in [0, 1]; targets (n, 15) -> logits (n, 15) and, with targets, loss; with a heat-map head
+        heatmap logits (n, 14, h, w), h and w those of the last map."""
+        images = trunks.normalise(image.expand(-1, 3, -1, -1))
+        if self.heatmap_weight > 0:
+            last = self.network.forward_features(images)
+            outputs = {"logits": self.network.forward_head(last), "heatmap": self.heatmap(last)}
+        else:
+            outputs = {"logits": self.network(images)}
+        return _with_loss(self, outputs, targets, boxes, box_labels, image.shape[-1])
+
+
+def _last_map_channels(network: nn.Module, model_name: str) -> int:
+    """Channels of what `forward_features` returns; asks the network, whose lists leave out what follows a stage."""
+    was_training = network.training
+    with torch.no_grad():
+        last = network.eval().forward_features(torch.zeros(1, *network.default_cfg["input_size"]))
+    network.train(was_training)
+    if last.ndim != 4 or last.shape[1] != network.num_features:
+        raise ValueError(f"{model_name} has no last map (channels, h, w) for a heat map, found {tuple(last.shape[1:])}")
+    return last.shape[1]
 
 
 def _timm_network(model_name: str, weights: str | None) -> nn.Module:
@@ -129,8 +167,7 @@ class HeatmapClassifier(nn.Module):
         self.body = body if body is not None else trunks.TopDown(trunks.build_trunk("tiny"))
         self.heatmap_weight = heatmap_weight
         n_findings = len(vindr.FINDINGS)
-        self.heatmap = nn.Conv2d(self.body.out_channels, n_findings, 1)
-        nn.init.constant_(self.heatmap.bias, -4.0)  # findings cover few cells: start from "nowhere"
+        self.heatmap = _heatmap_head(self.body.out_channels)
         self.dropout = nn.Dropout(dropout)
         self.pooled = nn.Linear(2 * n_findings + 2 * self.body.trunk.channels, len(CLASSES))
 
@@ -150,12 +187,23 @@ class HeatmapClassifier(nn.Module):
         logits = self.pooled(torch.cat([peak, broad, context], dim=1))
         logits = logits + F.pad(peak, (0, 1))  # "No finding" has no heat map
         outputs = {"logits": logits, "heatmap": heatmap}
-        if targets is not None:
-            loss = self.loss(logits, targets)
-            if boxes is not None and self.heatmap_weight > 0:
-                loss = loss + self.heatmap_weight * heatmap_loss(heatmap, boxes, box_labels, image.shape[-1])
-            outputs["loss"] = loss
-        return outputs
+        return _with_loss(self, outputs, targets, boxes, box_labels, image.shape[-1])
+
+
+def _heatmap_head(channels: int) -> nn.Conv2d:
+    head = nn.Conv2d(channels, len(vindr.FINDINGS), 1)
+    nn.init.constant_(head.bias, -4.0)  # findings cover few cells: start from "nowhere"
+    return head
+
+
+def _with_loss(model: nn.Module, outputs: dict, targets, boxes, box_labels, size: int) -> dict[str, torch.Tensor]:
+    """With targets, `loss` beside the outputs: of the labels and, where boxes are given, of the heat maps too."""
+    if targets is not None:
+        loss = model.loss(outputs["logits"], targets)
+        if boxes is not None and model.heatmap_weight > 0:
+            loss = loss + model.heatmap_weight * heatmap_loss(outputs["heatmap"], boxes, box_labels, size)
+        outputs["loss"] = loss
+    return outputs
 
 
 def box_masks(
@@ -177,6 +225,7 @@ def heatmap_loss(
 ) -> torch.Tensor:
     """Focal cross-entropy plus soft Dice between heat map logits (n, 14, h, w) and the boxes drawn on the same grid."""
     masks = box_masks(boxes, labels, tuple(heatmap.shape[-2:]), size).to(heatmap.device)
+    heatmap = heatmap.float()  # sums over a large grid, also under mixed precision
     probability = heatmap.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(heatmap, masks, reduction="none")
     weight = (probability - masks).abs().square() * (0.25 + 0.75 * masks)
@@ -192,6 +241,7 @@ def build_classifier(
     trunk_weights: str | None = None,
     loss: str = "bce",
     positive_weight: Sequence[float] | None = None,
+    heatmap_weight: float = 0.0,
 ) -> nn.Module:
     """`seresnet_tiny` or any timm name -> a module whose forward takes a FilmDataset batch.
 
@@ -200,17 +250,20 @@ def build_classifier(
         weights: For timm names: None, "imagenet", or a local file.
         trunk_weights: For `seresnet_tiny`: the body that notebook 02 wrote, or None.
         loss, positive_weight: Of `MultilabelLoss`; the paper's is "bce".
+        heatmap_weight: Weight of the heat maps that boxes teach, in the loss; 0 is the paper's, who trains on labels
+            alone, and leaves a timm network without a heat-map head. `seresnet_tiny` always has one.
 
     Raises:
         trunks.WeightsUnavailable: The weights cannot be had.
+        ValueError: A heat map is wanted of a network without a last map.
     """
     criterion = MultilabelLoss(loss, positive_weight)
     if model_name != "seresnet_tiny":
-        return TimmClassifier(model_name, weights, criterion)
+        return TimmClassifier(model_name, weights, criterion, heatmap_weight)
     body = trunks.TopDown(trunks.build_trunk("tiny"))
     if trunk_weights is not None:
         trunks.load_body(body, trunk_weights)
-    return HeatmapClassifier(body, loss=criterion)
+    return HeatmapClassifier(body, heatmap_weight, loss=criterion)
 
 
 @torch.no_grad()
@@ -296,13 +349,16 @@ def _logit(probabilities: np.ndarray) -> np.ndarray:
 
 
 def save_classifier(model: nn.Module, folder, settings: dict) -> None:
-    """Write `model.safetensors` and `config.json` (model_name and input size) into a folder."""
+    """Write `model.safetensors` and `config.json` (model_name, image_size, heatmap_weight) into a folder."""
     save_model(model, folder, settings)
 
 
 def load_classifier(folder) -> nn.Module:
     """Rebuild what `save_classifier` wrote, in eval mode."""
-    return load_model(folder, lambda settings: build_classifier(settings["model_name"]))
+    return load_model(
+        folder,
+        lambda settings: build_classifier(settings["model_name"], heatmap_weight=settings.get("heatmap_weight", 0.0)),
+    )
 
 
 def input_size(folder) -> int:

@@ -475,6 +475,123 @@ def test_losses_reach_the_model_and_are_not_part_of_its_file(name, tmp_path):
     assert model(film, targets)["loss"].item() == pytest.approx(2 * plain(film, targets)["loss"].item(), rel=1e-5)
 
 
+# ---- boxes teach a timm network
+
+
+def boxed_batch(n=4):
+    """Films with one bright square each, where the box of class 3 is, the label with it."""
+    generator = torch.Generator().manual_seed(0)
+    image, boxes = 0.3 * torch.rand(n, 1, 64, 64, generator=generator), []
+    for k in range(n):
+        x, y = 32 * (k % 2), 32 * (k // 2 % 2)
+        image[k, 0, y : y + 32, x : x + 32] += 0.6
+        boxes.append(torch.tensor([[x, y, x + 32, y + 32]], dtype=torch.float32))
+    targets = torch.zeros(n, 15)
+    targets[:, 2] = 1
+    return {"image": image, "targets": targets, "boxes": boxes, "box_labels": [torch.tensor([3])] * n}
+
+
+def timm_classifier(heatmap_weight=1.0, name="seresnet18"):
+    torch.manual_seed(0)
+    return classification.build_classifier(name, heatmap_weight=heatmap_weight)
+
+
+def test_without_heat_maps_a_classifier_is_the_timm_network_and_nothing_more():
+    import timm
+
+    model = timm_classifier(0.0)
+    wanted = timm.create_model("seresnet18", num_classes=15).state_dict()
+    assert list(model.state_dict()) == [f"network.{name}" for name in wanted]
+    batch = boxed_batch()
+    outputs = model.eval()(**batch)
+    assert set(outputs) == {"logits", "loss"}
+    plain = model.loss(outputs["logits"], batch["targets"])
+    assert torch.equal(outputs["loss"], plain), "boxes that come with the batch change nothing"
+
+
+def test_the_heat_map_head_adds_its_own_weights_and_leaves_the_rest():
+    plain, taught = timm_classifier(0.0).state_dict(), timm_classifier(1.0).state_dict()
+    assert set(taught) - set(plain) == {"heatmap.weight", "heatmap.bias"}
+    assert taught["heatmap.weight"].shape == (14, 512, 1, 1) and (taught["heatmap.bias"] == -4).all()
+    assert all(torch.equal(plain[name], taught[name]) for name in plain), "the same network, drawn from the same seed"
+
+
+def test_the_loss_of_a_timm_network_is_that_of_labels_and_heat_maps():
+    batch, model = boxed_batch(), timm_classifier(1.5).eval()
+    outputs = model(**batch)
+    assert outputs["heatmap"].shape == (4, 14, 2, 2)
+    of_maps = classification.heatmap_loss(outputs["heatmap"], batch["boxes"], batch["box_labels"], 64)
+    of_labels = model.loss(outputs["logits"], batch["targets"])
+    assert outputs["loss"].item() == pytest.approx((of_labels + 1.5 * of_maps).item())
+    without = model(batch["image"], batch["targets"])
+    assert without["loss"].item() == pytest.approx(of_labels.item()), "no boxes, no loss of them"
+    none = [torch.zeros(0, 4)] * 4, [torch.zeros(0, dtype=torch.int64)] * 4
+    assert torch.isfinite(model(batch["image"], batch["targets"], *none)["loss"]), "films without a finding"
+
+
+def test_boxes_reach_the_network_through_the_heat_maps():
+    def gradients(model, **changes):
+        model.eval().zero_grad(set_to_none=True)
+        model(**{**boxed_batch(), **changes})["loss"].backward()
+        head = model.heatmap.weight.grad if hasattr(model, "heatmap") else None
+        return model.network.conv1.weight.grad, head
+
+    def differ(first, second):
+        return (first - second).abs().max() > 0.05 * first.abs().max()
+
+    model = timm_classifier(1.0)
+    (here, head), (there, moved) = gradients(model), gradients(model, boxes=[torch.tensor([[0.0, 0, 64, 64]])] * 4)
+    assert differ(here, there) and differ(head, moved)
+    (labels_alone, head), (paper, _) = gradients(model, boxes=None), gradients(timm_classifier(0.0))
+    assert differ(here, labels_alone) and head is None
+    assert torch.allclose(labels_alone, paper, atol=1e-6), "without boxes it learns what the paper's network learns"
+
+
+def test_a_timm_network_learns_where_the_bright_square_is():
+    model, batch = timm_classifier(1.0).train(), boxed_batch()
+    before = model.heatmap.weight.detach().clone()
+    optimizer, losses = torch.optim.Adam(model.parameters(), lr=1e-3), []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = model(**batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.isfinite(losses).all() and losses[-1] < losses[0] / 2
+    assert not torch.equal(before, model.heatmap.weight)
+    heat = model(**batch)["heatmap"][:, 2]  # 2 x 2 cells, the square fills one of them
+    assert heat.flatten(1).argmax(1).tolist() == [0, 1, 2, 3]
+
+
+def test_probabilities_do_not_read_the_heat_maps(films):
+    folder, index, _ = films
+    dataset = loaders.FilmDataset(folder, ["a", "b"], 64, loaders.dicom_sizes(index))
+    model = timm_classifier(1.0)
+    before = classification.predict_probabilities(model, dataset, progress=False)
+    torch.nn.init.constant_(model.heatmap.weight, 9.0)
+    np.testing.assert_array_equal(before, classification.predict_probabilities(model, dataset, progress=False))
+    plain = classification.predict_probabilities(timm_classifier(0.0), dataset, progress=False)
+    np.testing.assert_allclose(before, plain, atol=1e-6)
+
+
+def test_a_classifier_comes_back_with_the_head_it_was_saved_with(tmp_path):
+    film = torch.rand(1, 1, 64, 64)
+    for weight in (0.0, 1.0):
+        model, settings = timm_classifier(weight).eval(), {"model_name": "seresnet18", "image_size": 64}
+        classification.save_classifier(model, tmp_path, {**settings, "heatmap_weight": weight})
+        again = classification.load_classifier(tmp_path)
+        assert again.heatmap_weight == weight and set(again(film)) == set(model(film))
+        assert all(torch.equal(value, again(film)[name]) for name, value in model(film).items())
+    classification.save_classifier(timm_classifier(0.0), tmp_path, settings)  # written before there was a head
+    assert "heatmap" not in classification.load_classifier(tmp_path)(film)
+
+
+def test_a_network_without_a_last_map_cannot_have_heat_maps():
+    assert timm_classifier(0.0, "vit_tiny_patch16_224").heatmap_weight == 0
+    with pytest.raises(ValueError, match=r"vit_tiny_patch16_224 has no last map .* found \(197, 192\)"):
+        timm_classifier(1.0, "vit_tiny_patch16_224")
+
+
 def test_temperature_equals_a_logistic_regression_without_intercept():
     from sklearn.linear_model import LogisticRegression
 
@@ -522,10 +639,10 @@ def test_grad_cam_by_hand():
         gradcam.last_map(torch.nn.Linear(1, 1))
 
 
-@pytest.mark.parametrize("name", ["seresnet_tiny", "seresnet18"])
-def test_grad_cam_of_our_classifiers(name):
+@pytest.mark.parametrize("name, weight", [("seresnet_tiny", 2.0), ("seresnet18", 0.0), ("seresnet18", 1.0)])
+def test_grad_cam_of_our_classifiers(name, weight):
     torch.manual_seed(0)
-    model = classification.build_classifier(name).train()
+    model = classification.build_classifier(name, heatmap_weight=weight).train()
     maps = gradcam.grad_cam(model, torch.rand(2, 1, 64, 64), [3, 14])
     assert maps.shape == (2, 64, 64) and maps.dtype == np.float32 and 0 <= maps.min() <= maps.max() <= 1
     assert all(p.grad is None for p in model.parameters()), "it leaves no gradient behind"

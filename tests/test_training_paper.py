@@ -1,4 +1,5 @@
-"""The paper profile: every value of tables 3, 4 and 6 and section 4.2.2, and one optimisation step of both models."""
+"""The paper profile: every value of tables 3, 4 and 6 and section 4.2.2, and one optimisation step of both models; and
+where the profile beyond it goes another way."""
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,14 @@ from cliniqure_utils.chain.parameters import find_notebooks, read_profile, resol
 torch.set_num_threads(1)
 
 
+def values_of(repository, name):
+    notebooks = find_notebooks(repository / "notebooks")
+    return resolve(notebooks, read_profile(repository / "notebooks" / "profiles", name), {})
+
+
 @pytest.fixture(scope="module")
 def profile(repository):
-    notebooks = find_notebooks(repository / "notebooks")
-    return resolve(notebooks, read_profile(repository / "notebooks" / "profiles", "paper"), {})
+    return values_of(repository, "paper")
 
 
 @pytest.fixture
@@ -57,7 +62,10 @@ def test_table_4(profile):
 
 
 def test_section_4_2_2(profile):
-    wanted = dict(model_name="seresnet50", weights="imagenet", trunk_weights=None, max_train_images=None)
+    wanted = dict(
+        model_name="seresnet50", weights="imagenet", trunk_weights=None, max_train_images=None, loss="bce",
+        heatmap_weight=0.0,
+    )  # fmt: skip
     assert {name: profile["03_classify"][name] for name in wanted} == wanted
     assert len(classification.CLASSES) == 15
     assert classification.build_classifier("seresnet18").loss.kind == "bce"
@@ -119,8 +127,35 @@ def test_one_step_of_the_paper_detector(profile, films, tmp_path):
 def test_one_step_of_the_paper_classifier(profile, films, tmp_path):
     values = profile["03_classify"]
     torch.manual_seed(0)
-    model = classification.build_classifier(values["model_name"], weights=None)
+    model = classification.build_classifier(
+        values["model_name"], weights=None, loss=values["loss"], heatmap_weight=values["heatmap_weight"]
+    )
+    assert all(name.startswith("network.") for name in model.state_dict()), "nothing beside SE-ResNet50 is trained"
     head = model.network.get_classifier().weight
     before = head.detach().clone()
     one_step(model, films(values), values, tmp_path / "checkpoints")
     assert head.shape == (15, 2048) and not torch.equal(head, before)
+
+
+def test_one_step_of_a_classifier_that_boxes_teach(repository, films, tmp_path):
+    """The profile beyond, with a smaller network of the family on smaller films."""
+    values = values_of(repository, "beyond")["03_classify"] | {"image_size": 64}
+    assert values["model_name"] == "seresnet50" and values["heatmap_weight"] > 0
+    torch.manual_seed(0)
+    model = classification.build_classifier("seresnet18", loss=values["loss"], heatmap_weight=values["heatmap_weight"])
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    history = training.fit(
+        model, films(values), output_dir=tmp_path / "checkpoints", seed=0, device="cpu", max_steps=1, batch_size=2,
+        resumable=False, log_steps=1, collate=loaders.collate,
+        **{name: values[name] for name in ("learning_rate", "weight_decay", "optimizer", "scheduler", "ema_decay")},
+    )  # fmt: skip
+    assert np.isfinite(history.loss[0])
+    for name in ("heatmap.weight", "heatmap.bias", "network.fc.weight", "network.conv1.weight"):
+        moved = dict(model.named_parameters())[name] - before[name]
+        assert moved.abs().max() > values["learning_rate"] / 10, name  # more than weight decay alone would move it
+
+
+@pytest.mark.parametrize("name", ["smoke", "demo", "paper", "beyond"])
+def test_only_a_detector_trained_on_mirrored_films_may_look_at_them(repository, name):
+    values = values_of(repository, name)["02_detect"]
+    assert values["flip_probability"] > 0 or not values["test_flip"]
