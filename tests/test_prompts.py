@@ -96,9 +96,26 @@ def test_the_template_report_agrees_with_its_own_evidence(evidence):
     text = prompts.template_report(evidence)
     assert "0.91" in text and "left lower zone" in text
     assert {entry["status"] for entry in prompts.check_sentences(text, evidence)} == {"supported"}
-    everything = Evidence("b", [(name, 0.8) for name in FINDINGS if name not in ("Other lesion",)])
+    everything = Evidence("b", [(name, 0.8) for name in FINDINGS])
     statuses = [entry["status"] for entry in prompts.check_sentences(prompts.template_report(everything), everything)]
-    assert statuses == ["supported"] * 13
+    assert statuses == ["supported"] * 14
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_the_labeller_reads_each_finding_and_side_from_the_template_s_own_sentence(name):
+    def read(**models):
+        text = prompts.template_report(Evidence("a", **models))
+        assert prompts.omitted_findings(text, Evidence("a", **models)) == []
+        return [(m.finding, m.status, m.side) for m in labeller.find_mentions(text)]
+
+    assert set(read(findings=[(name, 0.8)])) == {(name, "present", None)}
+    if name in prompts.MIDLINE:
+        assert set(read(boxes=[(name, 0.7, "midline")])) == {(name, "present", None)}
+        return
+    left, right = (name, 0.7, "left lower zone"), (name, 0.6, "right upper zone")
+    assert set(read(boxes=[left])) == {(name, "present", "left")}
+    assert set(read(findings=[(name, 0.8)], boxes=[right])) == {(name, "present", "right")}
+    assert set(read(boxes=[left, right])) == {(name, "present", "both")}
 
 
 def test_recommendations_come_from_sourced_rows_only(evidence, tmp_path):
