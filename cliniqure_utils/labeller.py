@@ -8,6 +8,7 @@ Source: ours, after the design of NegEx (Chapman et al. 2001, J Biomed Inform 34
 (Irvin et al. 2019): mention, then classification by triggers with a limited reach. The word lists are our own.
 """
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ _WORDS = {
     "neighbours": (
         "( ?(,|and|/) (the )?(mediastin(um|al)|cardiomediastinal|hilar|hila|aortic|aorta|cardiac|heart|pulmonary|"
         "vascular(ity)?|"
-        "vasculature|contours?|silhouettes?|size|shape|structures?|knob)"
+        "vasculature|contours?|silhouettes?|size|shape|structures?|knob|lungs?( fields?)?)"
         "( (and|contours?|silhouettes?|size|shape|structures?|vascularity|vasculature|knob|hilar|hila))*)*"
     ),
     "big": "enlarged|large|big|dilated|prominent|increased|widened|globular|above normal",
@@ -83,6 +84,14 @@ _WORDS = {
         "seen|identified|present|visuali[sz]ed|appreciated|evident|demonstrated|detected|noted|found|shown|observed|"
         "visible|apparent|"
         "suspected|suggested"
+    ),
+    "topic": (
+        "treatments?|therap(y|ies)|management|symptoms?|signs and symptoms|causes|etiologies|risk factors?|"
+        "complications|prevention|diagnostic (methods?|tests?|options|procedures?|work-?up)"
+    ),
+    "often": (
+        "usually|often|commonly|typically|frequently|generally|mostly|mainly|sometimes|also|primarily|most|can|may|"
+        "might|could|be"
     ),
     "list_adjective": (
         "stable|unchanged|persistent|mild(ly)?|moderate|small|large|left|right|bilateral|minimal|new|increased|some|"
@@ -126,6 +135,7 @@ _TERMS = tuple(
             ABSENT,
             "<heart><heart_noun><neighbours><link> (of )?<normal>",
             "normal (size of (the )?|sized )?<heart>",
+            "<heart><neighbours>( (is|are))? (without( any)?|shows? no|demonstrates? no) abnormality",
             "cardio-?thoracic (ratio|index) (is )?(normal|below|less than|under)",
         ),
         # aorta
@@ -247,16 +257,53 @@ _CLEAR = _compile(
 _CLEAR_DENIES = ("Consolidation", "Infiltration", "Lung Opacity")
 _NOT_THE_WHOLE = _compile("otherwise|elsewhere|remaining|remainder|rest")
 
+# "No abnormality in the right lung" says the same of one lung.
+_NO_ABNORMALITY = (
+    "no( (evidence of|other|further|additional|more|new|radiographic|radiological|significant|definite|focal|obvious|"
+    "visible|relevant|gross)){0,3} (abnormal(ity|ities)?( (findings?|changes?))?|findings?|pathology)( (<verb>))*"
+    "( (<seen>|reported))?"
+)
+_PART_NORMAL = _compile(
+    _NO_ABNORMALITY + " (in|on|of|within|at) ((the|both|either|left|right) )*(lungs?|(lung|pulmonary) parenchyma)",
+    "lungs? (are |is )?without( any| an)?( focal)? abnormalit(y|ies)",
+    "lungs? (show|shows|demonstrates?) no( focal)? abnormalit(y|ies)",
+)
+_REST_CLEAR = _compile(
+    "lungs?( fields?)?( (<verb>|<how>|bilaterally|otherwise))+ (clear|normal)",
+    "(otherwise|remaining) (clear|normal) lungs?|(remainder|rest) of (the |both )?lungs?( is| are) (clear|normal)",
+    "remaining lungs?( (<verb>))+ (clear|normal)",
+)
+
+# What a normal film is called. What stands before tells whether a part is meant, or another film.
+_FILM = "chest|thorax|examination|exam|study|radiographs?|films?|x-?rays?|images?"
 _WHOLE_NORMAL = _compile(
-    "(normal|unremarkable|negative) ((frontal|pa|ap|portable) )?(chest|examination|exam|study|radiograph|film|x-?ray)",
-    r"(chest|radiograph|film|x-?ray|study|examination)( (x-?ray|radiograph|film))? (is|appears) (\w+ )?(normal|"
-    r"unremarkable)",
-    r"no (radiographic )?(abnormal(ity|ities)?|abnormal findings?|findings?)( (<verb>))?( (<seen>|reported|in|on|of)|"
-    r"$)",
+    f"(normal|unremarkable|negative) ((frontal|pa|ap|portable|plain|adult) )*({_FILM})"
+    "( (radiographs?|films?|x-?rays?|examination|exam|study))?(?! (wall|tube|cage|drain|port))"
+    "(?! (of|in) (?!(the )?(chest|thorax|patient)))",
+    f"({_FILM})( (x-?rays?|radiographs?|films?))? (is|appears|remains|looks)( (?!not|no|never)[a-z]+)? "
+    f"(normal|unremarkable)|({_FILM}) (is )?without( any)? abnormality",
+    _NO_ABNORMALITY + r"(?=$|[,;.:]| (but|except|other than|apart|aside|and|at this time|today|on this)(?!\w))",
+    rf"{_NO_ABNORMALITY} (in|on|of|within) ((the|this|these|today's|present|current) )*(\w+ )?({_FILM})"
+    "(?! (wall|tube|cage))",
+)
+_REST_NORMAL = _compile(
+    f"(remainder|rest) of the ({_FILM}) (is|appears) (normal|unremarkable|clear)",
+    f"(remaining|otherwise) (normal|unremarkable) ({_FILM})(?! (wall|tube|cage))|otherwise (normal|unremarkable)$",
+    "nothing else( (is|was))?( <seen>)?|^normal(?= (except|apart|aside))",
+)
+_ANOTHER_SUBJECT = re.compile(
+    r"\b(?:not|never|longer|prior|previous|last|outside|bon[ey]\w*|osseous|ribs?|spine|skelet\w+|hearts?|cardi\w+|"
+    r"aort\w+|mediastin\w+|hil\w+|silhouettes?|contours?|lungs?|pulmonary|pleura\w*|diaphragms?|abd\w+|tissues?|vessels?|vascul\w+|lobes?|"
+    r"bas[ei]s|apex|apices|zones?|airways?|trachea|left|right)\b"
 )
 _NO_ACUTE = _compile(
-    r"(no|without) ((radiographic )?evidence of |definite |radiographic )*(an? )?(acute|active) (\w+ )?(\w+ )?"
+    r"(no|without) ((radiographic )?evidence of |definite |radiographic |other )*(an? )?(acute|active) (\w+ )?(\w+ )?"
     "(abnormalit(y|ies)|diseases?|process(es)?|findings?|patholog(y|ies)|illness)"
+)
+# Words that leave out of a statement on the whole film what the text names.
+_UNNAMED_ONLY = _compile(
+    "otherwise|other|further|additional|more|else|remaining|remainder|rest of|except( for)?|(apart|aside) from|"
+    "with the exception of"
 )
 
 # --- What is said about it -------------------------------------------------------------------------------------------
@@ -304,8 +351,61 @@ _NOT_A_STATEMENT = _compile(
     "status post|"
     "risks? (of|for)|screening for|prior|previously (treated|drained))(?! (exam|study|film|radiograph|imaging))"
 )
+# Talk about a disease in general, as a handbook has it, is not about this film either. It opens a sentence ("treatment
+# of effusion includes drainage"), follows the finding that opens one ("pneumothorax is caused by"), or stands just
+# before a finding ("diuretics are used to treat effusions").
+_GENERAL_OPENING = _compile(
+    "((in general|generally|typically|usually|common|usual|typical|main|possible|potential|underlying|associated|"
+    "other|further|recommended|available|initial|primary|the|most|some|its|their),? )*<topic>( (options?|methods?|"
+    r"strateg(y|ies)))?( and (\w+ )?<topic>)?( (of|for|in|include[sd]?|involves?|consists?|are|is|depends?|may|can|"
+    "range|varies|vary|with)|:)",
+    "(the )?(most )?((common|frequent|usual|main|leading|typical|possible) )?causes? of|cause(?=:)",
+    "(the )?(clinical )?(diagnosis|etiology|prognosis|pathogenesis|pathophysiology) of [^,;]* ((is|are)( <often>)* "
+    "(made|confirmed|established|based) (by|with|on|from|through|using|via)|requires?|involves?|includes?|relies|"
+    "depends)",
+    "((many|most|some) )?(patients|people|persons|individuals|adults|children|those) (with|who)",
+)
+_GENERAL_PREDICATE = _compile(
+    "(is|are|can|may|might|could)( <often>)* (caused|treated|managed|diagnosed|defined|characteri[sz]ed|prevented|"
+    "classified|associated with)",
+    r"(is|are|can|may|might)( <often>)* (an? |the )?([\w-]+ ){0,3}(sign|condition|disease|disorder|"
+    "collection|accumulation|build-?up|term|type|form|complication|cause|symptom|manifestation|consequence|presence|"
+    "enlargement|collapse) "
+    "(of|in|that|which|where|when|characteri[sz]ed)",
+    "means|refers? to|(<often> )*(occurs?|arises?|develops?) (when|if|in (people|patients|adults)|due to|because|as a "
+    "result|from)|results? (from|when)",
+    "(can|may|might|could)( <often>)* (cause|lead to|present with|result (in|from)|produce|manifest|occur|develop)",
+    "(commonly|often|usually|typically) (causes?|leads?|presents?|results?|occurs?|develops?)",
+    "<topic>( (options?|methods?))? (include|includes|is|are|may|can|involves?|consists?)",
+    "causes? (symptoms|pain|shortness|dyspn(o?ea)|chest pain|cough|breathlessness)",
+)
+_GENERAL_LEAD = re.compile(
+    r"(?:(?:in general|generally|typically|usually),? )?(?:an? )?(?:(?:chronic|acute|tension|untreated) )?"
+)
+_GENERAL_BEFORE = re.compile(
+    _compile(
+        "(<topic>|causes?) (of|for|include|includes|such as|like)",
+        r"to (\w+ (and|or) )?(treat|manage|prevent|diagnose|detect|relieve|drain)|(used|useful|indicated|prescribed) "
+        "(for|in)",
+        "(patients|people|persons|individuals|adults|those) (with|who have)|(in|for) cases? of|if",
+    ).pattern
+    + r"(?: an?| any)? $"
+)
+_BEFORE_TAILS = (
+    "of for in include includes as like treat manage prevent diagnose detect relieve drain with have if a an any"
+)
+_GENERAL_TAILS = tuple(f" {word} " for word in _BEFORE_TAILS.split()) + ("if ",)  # a quick look before the search
+_GENERAL_ENDS = re.compile(r";|\b(?:but|however)\b|,? and (?=(?:the|there|an?|this)\b)")
+# What speaks of this film even there.
+_HERE = re.compile(r"\bthere (?:is|are)\b|\b(?:shows?|demonstrates?|reveals?)\b")
+_THE = re.compile(r"\b(?:the|this|that|these|those|his|her|patient's) (?:(?!of |for |with |in |is |are )\w+ ){0,2}$")
 # A history that the film bears out is a statement: "markings consistent with her history of fibrosis".
 _BORNE_OUT = _compile(r"(consistent|compatible|in keeping|in line|concordant) with (\w+('s)? ){0,3}(history of|h/o)")
+# "In the left lower zone and the right upper zone" goes on; "and the right lung is clear" begins something else.
+_SECOND_PLACE = (
+    r"the (?:left|right)(?: \w+){0,2}? (?:zones?|lobes?|lungs?|bas(?:e|is)|apex|hilum|side|hemithorax)\b"
+    r"(?! (?:is|are|was|were|has|shows?|appears?|remains?)\b)"
+)
 # Where the reach of a trigger ends.
 _BREAK = re.compile(
     _compile(
@@ -313,7 +413,8 @@ _BREAK = re.compile(
         "secondary to|"
         "due to|because"
     ).pattern
-    + r"|[:;]|,? and (?=(?:the|there|an?|with)\b)|, (?:and )?(?=(?:the|there|with|this|these|it)\b)"
+    + rf"|[:;]|,? and (?=(?:the|there|an?|with)\b)(?!{_SECOND_PLACE})"
+    r"|, (?:and )?(?=(?:the|there|with|this|these|it)\b)"
 )
 # After "no", a comma or "and" before a describing word starts a new statement, unless "or" closes the list later.
 _ADJECTIVE = _compile("<list_adjective>").pattern
@@ -334,7 +435,20 @@ _EXPLAINS = _compile(
     "suggest(s|ing|ive of)|consistent with|compatible with|in keeping with|due to|related to|from"
 )
 _LISTED = re.compile(r"[\s,]*(?:and/or|and|or|with|rather than|versus|vs\.?|/)?[\s,]*(?:(?!is |are )\w+\s+){0,3}")
+_PLAIN_LIST = re.compile(r" ?(?:,|and|or|/|, and|, or|\() ?(?:an? )?")
 _OPENING_PLACE = re.compile(r"(?:on|at|in|within) [^,]{0,40},")
+_DENIAL_BEGINS = re.compile(r"\b(?:no|not|without|neither)\b")
+_NOT_THERE = re.compile(r"\b(?:none|not)(?: \w+)? (?:on|at|in|over) the (?P<side>left|right)\b")
+_BUT_ONE = re.compile(
+    r"\bbut (?:there is )?(?:an? )?(?:\w+ )?(?:(?P<side>left|right)(?:-sided)? one|one (?:on|at|in) the "
+    r"(?P<place>left|right))\b"
+)
+_ONE_NOT_THE_OTHER = re.compile(
+    r"(?<!no )\b(?P<side>left|right)(?:-sided)? but (?:no|not a) (?:left|right)\b[^,;]{0,25}$"
+)
+_TWO_SIDES = re.compile(
+    r"\b(?:left|right)(?:-?sided)? (?:and|or|nor|and/or) (?:the )?(?:left|right)\b(?! (?:\w+ )?(?:lungs? )?clear)"
+)
 _JOINER = re.compile(r",|\band\b|\bwith\b|\bor\b|\bplus\b|;|:")
 
 
@@ -366,7 +480,7 @@ def find_mentions(text: str) -> list[Mention]:
         return []
     mentions = []
     for index, sentence in enumerate(split_sentences(text)):
-        mentions.extend(_read_sentence(_tidy(sentence), index))
+        mentions.extend(Mention(*said, index, words) for *said, words in _read_sentence(_tidy(sentence)))
     return mentions
 
 
@@ -391,12 +505,57 @@ def label_matrix(texts: Iterable[str]) -> np.ndarray:
 
 
 def overall_statement(sentence: str) -> str | None:
-    """Does a sentence speak of the whole film? "normal" ("normal chest radiograph", "no abnormality"), "no acute"
-    ("no acute cardiopulmonary process"), or None."""
+    """Does a sentence speak of the whole film?
+
+    Returns:
+        "normal" ("normal chest radiograph", "no abnormality"), "otherwise normal" ("no other abnormality", "normal
+        except for a nodule"), "no acute" ("no acute cardiopulmonary process"), or None, also where it speaks of a
+        part: "no abnormality in the right lung", "normal chest wall".
+    """
     sentence = _tidy(sentence)
     if _NO_ACUTE.search(sentence):
         return "no acute"
-    return "normal" if _WHOLE_NORMAL.search(sentence) else None
+    for pattern in (_REST_NORMAL, _WHOLE_NORMAL):
+        for match in pattern.finditer(sentence):
+            lead = re.split(r"[,;:]|\b(?:but|and)\b", sentence[: match.start()])[-1]
+            if not _ANOTHER_SUBJECT.search(lead):
+                rest = pattern is _REST_NORMAL or _UNNAMED_ONLY.search(sentence)
+                return "otherwise normal" if rest else "normal"
+    return None
+
+
+def denies_the_unnamed(text: str) -> dict[int, frozenset[str]]:
+    """What the sentences of a text deny without naming it.
+
+    "Normal chest" denies all findings. "No other abnormality" and "normal except for a nodule" deny those that the text
+    names nowhere, "the lungs are otherwise clear" those of them that clear lungs deny. "No acute abnormality" denies
+    none: it leaves open what is old, and no finding is always new.
+
+    Args:
+        text: Report prose; None and NaN give {}.
+
+    Returns:
+        Index into `split_sentences(text)` -> names, only for the sentences that deny some so. What such a sentence
+        names is in `find_mentions`, as "the lungs are clear" is.
+
+    Source: ours.
+    """
+    if not isinstance(text, str):
+        return {}
+    denied, named = {}, None
+    for index, sentence in enumerate(split_sentences(text)):
+        kind = overall_statement(sentence)
+        if kind == "normal":
+            denied[index] = frozenset(FINDINGS)
+            continue
+        tidy = _tidy(sentence)
+        rest = FINDINGS if kind == "otherwise normal" else ()
+        if kind is None and _NOT_THE_WHOLE.search(tidy) and _REST_CLEAR.search(tidy) and not _side_words(tidy):
+            rest = _CLEAR_DENIES
+        if rest:
+            named = {mention.finding for mention in find_mentions(text)} if named is None else named
+            denied[index] = frozenset(rest) - named
+    return {index: names for index, names in denied.items() if names}
 
 
 def _tidy(sentence: str) -> str:
@@ -406,7 +565,9 @@ def _tidy(sentence: str) -> str:
     return re.sub(r"\s+", " ", sentence).strip().rstrip(".!")
 
 
-def _read_sentence(sentence: str, index: int) -> list[Mention]:
+@functools.lru_cache(maxsize=4096)  # reports say the same sentences again and again
+def _read_sentence(sentence: str) -> tuple[tuple[str, str, str | None, str], ...]:
+    """(finding, status, side, words) of a tidied sentence."""
     found, taken = [], []  # found: (start, end, finding, fixed status)
     for finding, status, pattern in _TERMS:
         for match in pattern.finditer(sentence):
@@ -416,23 +577,79 @@ def _read_sentence(sentence: str, index: int) -> list[Mention]:
             taken.append((start, end))
             found.append((start, end, finding, status))
     found.sort()
-    mentions = []  # (start, Mention)
+    general = _general(sentence, found)
+    mentions = []  # (start, finding, status, side, words)
     for position, (start, end, finding, fixed) in enumerate(found):
         status = fixed or _status(sentence, found, position)
-        if status is None:
+        if status is None or position in general:
             continue
-        side = None if finding in MIDLINE else _side(sentence, found, position)
-        mentions.append((start, Mention(finding, status, side, index, sentence[start:end])))
-    clear = _CLEAR.search(sentence)
-    if clear and not _NOT_THE_WHOLE.search(sentence):
-        named = {mention.finding for _, mention in mentions}
-        side = _side_words(sentence[: clear.end()])
-        mentions += [
-            (clear.start(), Mention(finding, ABSENT, side, index, clear[0]))
-            for finding in _CLEAR_DENIES
-            if finding not in named
-        ]
-    return [mention for _, mention in sorted(mentions, key=lambda item: item[0])]
+        for said, side in [(status, None)] if finding in MIDLINE else _sides(sentence, found, position, status):
+            mentions.append((start, finding, said, side, sentence[start:end]))
+    if not _NOT_THE_WHOLE.search(sentence):
+        named = {mention[1] for mention in mentions}
+        for clear in (*_CLEAR.finditer(sentence), *_PART_NORMAL.finditer(sentence)):
+            near = _JOINER.split(_TWO_SIDES.sub("both", sentence[: clear.start()]))[-1] + clear[0]
+            side = _side_words(near) or _opening_side(sentence)
+            mentions += [
+                (clear.start(), finding, ABSENT, side, clear[0]) for finding in _CLEAR_DENIES if finding not in named
+            ]
+    return tuple(mention[1:] for mention in sorted(mentions, key=lambda item: item[0]))
+
+
+def _sides(sentence: str, found: list, position: int, status: str) -> list[tuple[str, str | None]]:
+    """(status, side) of one name; two where it serves for both sides: "a left but no right effusion"."""
+    start, end = found[position][:2]
+    following = found[position + 1][0] if position + 1 < len(found) else len(sentence)
+    if status == ABSENT:
+        first = _ONE_NOT_THE_OTHER.search(sentence, 0, start)
+        if first:
+            return [(PRESENT, first["side"]), (ABSENT, _side(sentence, found, position))]
+        second = _BUT_ONE.search(sentence, end, following)
+        if second:
+            denied = (ABSENT, _side(sentence[: second.start()], found[: position + 1], position))
+            return [denied, (PRESENT, second["side"] or second["place"])]
+        return [(ABSENT, _side(sentence, found, position))]
+    other = _NOT_THERE.search(sentence, end, following)
+    if other is None:
+        return [(status, _side(sentence, found, position))]
+    rest = sentence[: other.start()] + "_" * len(other[0]) + sentence[other.end() :]
+    return [(status, _side(rest, found, position)), (ABSENT, other["side"])]
+
+
+def _general(sentence: str, found: list) -> set[int]:
+    """Positions of the mentions that are talk about a disease in general."""
+    if not found:
+        return set()
+    reach = defined = 0  # how far the general talk goes, and the words of its definition: "is the collapse of"
+    opening = _GENERAL_OPENING.match(sentence)
+    if opening:
+        reach = _end_of(_GENERAL_ENDS, sentence, opening.end())
+    elif _GENERAL_LEAD.fullmatch(sentence[: found[0][0]]):
+        last = 0  # of the list that opens the sentence: "effusion and atelectasis are caused by"
+        while last + 1 < len(found) and _PLAIN_LIST.fullmatch(sentence[found[last][1] : found[last + 1][0]]):
+            last += 1
+        predicate = _GENERAL_PREDICATE.match(sentence, found[last][1] + 1)
+        if predicate:
+            reach, defined = _end_of(_GENERAL_ENDS, sentence, predicate.end()), predicate.end()
+    general: set[int] = set()
+    for position, (start, end, finding, _) in enumerate(found):
+        listed = position - 1 in general and _PLAIN_LIST.fullmatch(sentence[found[position - 1][1] : start])
+        before = sentence[_clause(sentence, start, end)[0] : start]
+        led = before.endswith(_GENERAL_TAILS) and _GENERAL_BEFORE.search(before)
+        if not (start < reach or listed or led):
+            continue
+        of_this_film = _HERE.search(before) or (
+            finding not in MIDLINE
+            and (_own_side(sentence, found, position) or (start >= defined and _THE.search(before)))
+        )
+        if not of_this_film and not (start >= reach and _BEFORE_ABSENT.search(before)):
+            general.add(position)
+    return general
+
+
+def _end_of(pattern: re.Pattern, sentence: str, start: int) -> int:
+    match = pattern.search(sentence, start)
+    return match.start() if match else len(sentence)
 
 
 def _status(sentence: str, found: list, position: int) -> str | None:
@@ -533,7 +750,9 @@ def _side(sentence: str, found: list, position: int) -> str | None:
         """Words between two neighbouring mentions, "#" where one of them has no side by nature."""
         if not 0 <= left < len(found) - 1 or {found[left][2], found[left + 1][2]} & MIDLINE:
             return "#"
-        return sentence[found[left][1] : found[left + 1][0]]
+        words = sentence[found[left][1] : found[left + 1][0]]
+        # what is denied is not where the stated neighbour is: "left consolidation without effusion"
+        return "#" if _DENIAL_BEGINS.search(words) else words
 
     # A list shares its place: "consolidation and effusion at the right base" ...
     here = position
@@ -550,9 +769,17 @@ def _side(sentence: str, found: list, position: int) -> str | None:
             return _own_side(sentence, found, here)
     if sum(first <= item[0] < last for item in found) > 1:
         return None
+    # A denial has the side of its own part of the clause: not "the left base is clear, no effusion".
+    denials = list(_DENIAL_BEGINS.finditer(sentence, first, found[position][0]))
+    if denials:
+        first += len(re.match(r"(?:.*(?:,| and ))?", sentence[first : denials[-1].start()])[0])
     # "On the right, there is consolidation": the place opens the sentence.
+    return _side_words(sentence[first:last]) or _opening_side(sentence)
+
+
+def _opening_side(sentence: str) -> str | None:
     place = _OPENING_PLACE.match(sentence)
-    return _side_words(sentence[first:last]) or (_side_words(place[0]) if place else None)
+    return _side_words(place[0]) if place else None
 
 
 def _own_side(sentence: str, found: list, position: int) -> str | None:
@@ -566,8 +793,7 @@ def _own_side(sentence: str, found: list, position: int) -> str | None:
     previous = found[position - 1][1] if position else 0
     before = sentence[max(first, previous) : start]
     # "left and right lower zone consolidation" is one place, so a joiner between two sides does not cut
-    glued = re.sub(r"\b(left|right)\s+and\s+(left|right)\b", "both", before)
-    near = _JOINER.split(glued)[-1]
+    near = _JOINER.split(_TWO_SIDES.sub("both", before))[-1]
     if _side_words(near):
         return _side_words(near)
     # Just after: up to the next mention, less the phrase that leads into that one.

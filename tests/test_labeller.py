@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils.labeller import find_mentions, label_matrix, overall_statement, split_sentences
+from cliniqure_utils.labeller import denies_the_unnamed, find_mentions, label_matrix, overall_statement, split_sentences
 from cliniqure_utils.vindr import FINDINGS
 
 CODES = {
@@ -153,6 +153,66 @@ SENTENCES = [
     ("Unfolding and atherosclerotic calcification of the aorta.", "AE+ CA+"),
     ("Reticular change, likely fibrosis, likely atelectasis.", "IL+ PF? AT?"),
     ("Bibasilar infiltrate/atelectasis.", "IN+b AT+b"),
+    # a denial is about its own side, and a side about its own statement
+    ("Left effusion, no right effusion.", "EF+l EF-r"),
+    ("No effusion on the right.", "EF-r"),
+    ("No left or right effusion.", "EF-b"),
+    ("No pneumothorax on either side.", "PX-b"),
+    ("No right effusion or pneumothorax.", "EF-r PX-r"),
+    ("There is a right but no left effusion.", "EF+r EF-l"),
+    ("No left pleural effusion but a right one.", "EF-l EF+r"),
+    ("No left effusion, but there is one on the right.", "EF-l EF+r"),
+    ("Effusion on the left and none on the right.", "EF+l EF-r"),
+    ("The opacity is on the left, not on the right.", "OP+l OP-r"),
+    ("Left consolidation without effusion.", "CO+l EF-"),
+    ("Small left effusion, no pneumothorax.", "EF+l PX-"),
+    ("Removal of the right chest tube, no pneumothorax.", "PX-"),
+    ("In the left lung, no consolidation is seen.", "CO-l"),
+    ("The left lung shows no consolidation.", "CO-l"),
+    ("Small left effusion, lungs are clear.", "EF+l CO- IN- OP-"),
+    ("Left effusion, the right lung is clear.", "EF+l CO-r IN-r OP-r"),
+    ("Left and right lungs are clear.", "CO-b IN-b OP-b"),
+    ("Effusion in the left lower zone and the right lower zone.", "EF+b"),
+    ("Effusion in the left lower zone and the right lung is clear.", "EF+l CO-r IN-r OP-r"),
+    # parts of the film
+    ("No abnormality in the right lung.", "CO-r IN-r OP-r"),
+    ("No abnormality is seen in the lungs.", "CO- IN- OP-"),
+    ("Heart and lungs are normal.", "CM- CO- IN- OP-"),
+    ("Heart and lungs without abnormality.", "CM- CO- IN- OP-"),
+    ("The bones show no abnormality.", ""),
+    # talk about a disease in general
+    ("Treatment of pleural effusion includes drainage.", ""),
+    ("Treatment options: drainage of a pleural effusion.", ""),
+    ("Pneumothorax is caused by air in the pleural space.", ""),
+    ("Pleural effusion and atelectasis are commonly caused by heart failure.", ""),
+    ("Symptoms of pleural effusion are cough and shortness of breath.", ""),
+    ("Common causes of cardiomegaly include hypertension.", ""),
+    ("The most common cause of atelectasis is surgery.", ""),
+    ("Cardiomegaly is a condition in which the heart is enlarged.", ""),
+    ("Cardiomegaly can be a sign of heart failure.", ""),
+    ("Atelectasis is the collapse of lung tissue.", ""),
+    ("A pneumothorax occurs when air leaks into the pleural space.", ""),
+    ("Pneumothorax can cause mediastinal shift.", ""),
+    ("Diuretics are used to treat pleural effusion and pulmonary edema.", ""),
+    ("Thoracentesis is the treatment of choice for pleural effusion.", ""),
+    ("Patients with pneumothorax may need a chest tube.", ""),
+    ("The diagnosis of consolidation is made by chest radiograph.", ""),
+    ("Diagnostic methods include chest CT for nodules.", ""),
+    ("Symptoms of cardiomegaly include fatigue; no effusion.", "EF-"),
+    ("Pneumothorax can cause pain, and the heart is enlarged.", "CM+"),
+    # ... and what only looks like it
+    ("There is consolidation which may be caused by pneumonia.", "CO+"),
+    ("Findings consistent with pleural effusion.", "EF+"),
+    ("The effusion is caused by heart failure.", "EF+"),
+    ("Left pleural effusion is caused by heart failure.", "EF+l"),
+    ("There is a left effusion, which is treated with drainage.", "EF+l"),
+    ("A pleural effusion can be seen.", "EF+"),
+    ("Signs of effusion are seen.", "EF+"),
+    ("The diagnosis of pneumothorax is suspected.", "PX?"),
+    ("Opacity is likely due to atelectasis.", "OP+ AT?"),
+    ("Treatment of the effusion is advised.", "EF+"),
+    ("No complications such as pneumothorax.", "PX-"),
+    ("Diagnosis: left effusion.", "EF+l"),
     # questions and history
     ("Coarse reticular markings consistent with a known history of fibrosis.", "IL+ PF+"),
     ("Opacity at the left apex, patient with history of fibrosis.", "OP+l"),
@@ -200,6 +260,42 @@ def test_label_matrix_takes_present_and_uncertain():
     assert labels.shape == (4, 14) and labels.dtype == bool
     named = [[FINDINGS[i] for i in np.flatnonzero(row)] for row in labels]
     assert named == [["Cardiomegaly"], ["Nodule/Mass"], ["Nodule/Mass"], []]
+
+
+@pytest.mark.parametrize("sentence, kind", [
+    ("No abnormality.", "normal"), ("There is no abnormality.", "normal"), ("No abnormality is detected.", "normal"),
+    ("No significant abnormality in the chest.", "normal"), ("The chest shows no abnormality.", "normal"),
+    ("Unremarkable examination of the chest.", "normal"), ("The chest X-ray is normal.", "normal"),
+    ("No other abnormality.", "otherwise normal"), ("Otherwise normal chest.", "otherwise normal"),
+    ("Normal except for a nodule.", "otherwise normal"), ("The rest of the film is normal.", "otherwise normal"),
+    ("No abnormality other than a left effusion.", "otherwise normal"),
+    ("Tortuous aorta, otherwise unremarkable.", "otherwise normal"),
+    ("No acute abnormality.", "no acute"), ("No other acute abnormality.", "no acute"),
+    ("No abnormality in the right lung.", None), ("No abnormality of the bones.", None),
+    ("No abnormal findings on the right.", None), ("The bones show no abnormality.", None),
+    ("No findings of pneumothorax.", None), ("No abnormal calcification.", None), ("Normal chest wall.", None),
+    ("The chest is not normal.", None), ("This is not a normal chest.", None), ("Normal heart.", None),
+    ("The prior chest X-ray is normal.", None), ("The heart is otherwise normal.", None),
+    ("The lungs are clear.", None),
+])  # fmt: skip
+def test_a_statement_on_the_whole_film_is_told_from_one_on_a_part(sentence, kind):
+    assert overall_statement(sentence) == kind
+
+
+def test_what_is_denied_without_being_named():
+    everything = frozenset(FINDINGS)
+    assert denies_the_unnamed("Cardiomegaly. Normal chest.") == {1: everything}
+    assert denies_the_unnamed("Cardiomegaly. No effusion. No other abnormality.") == {
+        2: everything - {"Cardiomegaly", "Pleural effusion"}
+    }
+    assert denies_the_unnamed("Normal chest except for a nodule. Scarring.") == {
+        0: everything - {"Nodule/Mass", "Pulmonary fibrosis"}
+    }
+    assert denies_the_unnamed("Left opacity. The lungs are otherwise clear.") == {
+        1: frozenset({"Consolidation", "Infiltration"})
+    }
+    for text in ("No acute abnormality.", "No abnormality in the right lung.", "The lungs are clear.", "", None):
+        assert denies_the_unnamed(text) == {}
 
 
 def test_overall_statement():

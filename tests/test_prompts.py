@@ -98,9 +98,26 @@ def test_the_template_report_agrees_with_its_own_evidence(evidence):
     text = prompts.template_report(evidence)
     assert "0.91" in text and "left lower zone" in text
     assert {entry["status"] for entry in prompts.check_sentences(text, evidence)} == {"supported"}
-    everything = Evidence("b", [(name, 0.8) for name in FINDINGS if name not in ("Other lesion",)])
+    everything = Evidence("b", [(name, 0.8) for name in FINDINGS])
     statuses = [entry["status"] for entry in prompts.check_sentences(prompts.template_report(everything), everything)]
-    assert statuses == ["supported"] * 13
+    assert statuses == ["supported"] * 14
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_the_labeller_reads_each_finding_and_side_from_the_template_s_own_sentence(name):
+    def read(**models):
+        text = prompts.template_report(Evidence("a", **models))
+        assert prompts.omitted_findings(text, Evidence("a", **models)) == []
+        return [(m.finding, m.status, m.side) for m in labeller.find_mentions(text)]
+
+    assert set(read(findings=[(name, 0.8)])) == {(name, "present", None)}
+    if name in prompts.MIDLINE:
+        assert set(read(boxes=[(name, 0.7, "midline")])) == {(name, "present", None)}
+        return
+    left, right = (name, 0.7, "left lower zone"), (name, 0.6, "right upper zone")
+    assert set(read(boxes=[left])) == {(name, "present", "left")}
+    assert set(read(findings=[(name, 0.8)], boxes=[right])) == {(name, "present", "right")}
+    assert set(read(boxes=[left, right])) == {(name, "present", "both")}
 
 
 def test_recommendations_come_from_sourced_rows_only(evidence, tmp_path):
@@ -151,6 +168,67 @@ def test_rehearsed_evidence_lists_only_what_the_report_says():
     assert 0 < sum(bool(one.boxes) for one in found.values()) < 40, "some boxes are missed"
     assert 0 < sum(bool(one.crude_report) for one in found.values()) < 20
     assert found == prompts.rehearse_evidence(*arguments, seed=1)
+
+
+def rehearse(report, names, boxes=None, films=1, seed=1, **cut):
+    ids = [f"film{n}" for n in range(films)]
+    labels = pd.DataFrame(0, index=ids, columns=[*FINDINGS, "No finding"])
+    labels[names] = 1
+    columns = ["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"]
+    rows = [(i, name, *corners) for i in ids for name, *corners in boxes or []]
+    table = pd.DataFrame(rows, columns=columns)
+    sizes = dict.fromkeys(ids, (100, 100))
+    return prompts.rehearse_evidence(
+        ids, labels, table, dict.fromkeys(ids, report), pd.DataFrame(), sizes, seed, **cut
+    )  # fmt: skip
+
+
+LONG_REPORT = {
+    "impression": "Enlarged heart.",
+    "findings": "There is a left pleural effusion. No consolidation. A nodule is seen.",
+    "text": "",
+}
+IN_LABELS = ["Cardiomegaly", "Pleural effusion", "Consolidation", "Nodule/Mass", "ILD"]
+
+
+@pytest.mark.parametrize("words, listed", [
+    (None, {"Cardiomegaly", "Pleural effusion", "Nodule/Mass"}),  # denied or not named: not listed
+    (99, {"Cardiomegaly", "Pleural effusion", "Nodule/Mass"}),
+    (10, {"Cardiomegaly", "Pleural effusion"}),  # 2 + 6 + 2 words, the nodule is cut off
+    (8, {"Cardiomegaly", "Pleural effusion"}),
+    (6, {"Cardiomegaly"}),
+])  # fmt: skip
+def test_the_prompt_lists_only_findings_that_the_cut_answer_states(words, listed):
+    cut = {} if words is None else {"tokenizer": Words(), "max_tokens": words}
+    (evidence,) = rehearse(LONG_REPORT, IN_LABELS, **cut).values()
+    assert evidence.present == listed and evidence.boxes == []
+
+
+def test_a_finding_that_fits_only_without_its_side_is_listed_without_its_box():
+    boxes = [("Pleural effusion", 60.0, 70.0, 90.0, 95.0)]
+    cut = {"tokenizer": Words(), "max_tokens": 7}  # "Enlarged heart. There is a pleural effusion." has seven words
+    for seed in range(12):
+        for evidence in rehearse(LONG_REPORT, IN_LABELS, boxes, films=3, seed=seed, **cut).values():
+            answer = prompts.training_answer(LONG_REPORT, evidence=evidence, **cut)
+            stated = {m.finding for m in labeller.find_mentions(answer) if m.status != "absent"}
+            assert stated == evidence.present == {"Cardiomegaly", "Pleural effusion"}
+            assert evidence.boxes == evidence.corners == []
+
+
+def test_boxes_and_corners_stay_together_where_a_finding_is_left_out():
+    boxes = [("Nodule/Mass", 1.0, 1.0, 9.0, 9.0), ("Pleural effusion", 60.0, 70.0, 90.0, 95.0)]
+    films = rehearse(LONG_REPORT, IN_LABELS, boxes, films=30, tokenizer=Words(), max_tokens=10).values()
+    assert {tuple(e.boxes) for e in films} == {(), (("Pleural effusion", 1.0, "left lower zone"),)}
+    assert {tuple(e.corners) for e in films} == {(), ((60.0, 70.0, 90.0, 95.0),)}
+
+
+@pytest.mark.parametrize("table", [
+    pd.DataFrame(columns=["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"]), pd.DataFrame(),
+])  # fmt: skip
+def test_evidence_can_be_rehearsed_without_a_single_box(table):
+    labels = pd.DataFrame(0, index=["a"], columns=[*FINDINGS, "No finding"]).assign(Cardiomegaly=1)
+    found = prompts.rehearse_evidence(["a"], labels, table, {"a": LONG_REPORT}, pd.DataFrame(), {"a": (9, 9)}, seed=0)
+    assert found["a"].present == {"Cardiomegaly"} and found["a"].boxes == []
 
 
 def test_a_training_answer_opens_with_the_impression_and_ends_with_a_whole_sentence():

@@ -62,7 +62,7 @@ def template_report(evidence: Evidence) -> str:
 def _in_prose(name: str) -> str:
     return {"ILD": "interstitial lung disease", "Nodule/Mass": "a nodule or mass", "Lung Opacity": "a lung opacity",
             "Pleural effusion": "a pleural effusion", "Pneumothorax": "a pneumothorax",
-            "Other lesion": "another lesion"}.get(name, name.lower())  # fmt: skip
+            "Other lesion": "some other lesion"}.get(name, name.lower())  # fmt: skip
 
 
 def facts_of(evidence: Evidence) -> list[dict]:
