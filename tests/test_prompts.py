@@ -293,3 +293,19 @@ def test_every_form_of_the_cohort_s_reports_can_lose_its_places_and_nothing_else
         before, after = labeller.find_mentions(sentence), labeller.find_mentions(found)
         assert [(m.finding, m.status) for m in before] == [(m.finding, m.status) for m in after], (sentence, found)
         assert not any(m.side for m in after if m.status != "absent"), (sentence, found)
+
+
+def test_radiologists_reports_join_the_pairs_each_once_and_true_to_their_prompts():
+    """No text of them may be printed, so every assertion is on a number."""
+    pairs = prompts.indiana_pairs(200, Words(), 120, 40, seed=1)
+    assert len(pairs) == 200 and pairs == prompts.indiana_pairs(200, Words(), 120, 40, seed=1), "seeded"
+    answers = [answer.lower() for _, answer in pairs]
+    assert len(set(answers)) >= 190, "reports may differ behind the cut, but no text comes twice"
+    assert max(len(answer.split()) for answer in answers) <= 40
+    untrue = 0
+    for prompt, answer in pairs:
+        classified = next(line for line in prompt.splitlines() if line.startswith("Classified: "))
+        listed = {name for name in FINDINGS if name in classified}
+        stated = {m.finding for m in labeller.find_mentions(answer) if m.status != labeller.ABSENT}
+        untrue += listed != stated
+    assert untrue <= 4, "a finding whose place was taken out may read differently"

@@ -77,7 +77,7 @@ def _as_answered(evidence: Evidence, report: Mapping[str, str], tokenizer, max_t
 
     def stated(told: Evidence) -> set[str]:
         answer = training_answer(report, tokenizer, max_tokens, told)
-        return {m.finding for m in labeller.find_mentions(answer) if m.status != labeller.ABSENT}
+        return {mention.finding for mention in _stated(answer)}
 
     boxed = stated(evidence)
     return listed(stated(listed(boxed, boxed)), boxed)
@@ -153,7 +153,8 @@ def indiana_pairs(
     """(prompt, answer) pairs of reports that radiologists wrote, read from the installed package. Never print them.
 
     The report is the answer; the prompt lists what the answer states, as the rule labeller reads it, so the pair is
-    true to itself. Only reports without holes that state a finding are drawn. Source: ours.
+    true to itself. Only reports without holes that state a finding are drawn, each text once (many reports of healthy
+    lungs are equal to the letter). Source: ours.
 
     Args:
         n: Most pairs. tokenizer: Measures the lengths. seed: Of the draw and of the probabilities in the prompts.
@@ -163,16 +164,20 @@ def indiana_pairs(
     """
     rng = np.random.default_rng(seed)
     reports = [r for r in indiana.read_reports() if r.whole and r.impression and r.findings]
-    pairs = []
+    pairs, taken = [], set()
     for index in rng.permutation(len(reports)):
         if len(pairs) >= n:
             break
         report = reports[index]
+        text = f"{report.findings} {report.impression}".lower()
+        if text in taken:
+            continue
+        taken.add(text)
         sections = {"impression": report.impression, "findings": report.findings}
         answer = training_answer(sections, tokenizer, max_answer_tokens)
         if len(tokenizer(answer).input_ids) > max_answer_tokens:
             continue
-        stated = [m for m in labeller.find_mentions(answer) if m.status != labeller.ABSENT]
+        stated = _stated(answer)
         names = list(dict.fromkeys(mention.finding for mention in stated))
         if not names:
             continue
@@ -191,6 +196,12 @@ def indiana_pairs(
             symptoms=symptoms,
         )
         prompt, left_out = build_prompt(evidence, tokenizer, max_prompt_tokens)
-        if not left_out:
-            pairs.append((prompt, training_answer(sections, tokenizer, max_answer_tokens, evidence)))
+        told = training_answer(sections, tokenizer, max_answer_tokens, evidence)
+        # Without untold places it is shorter, and a sentence more may fit: not one that states what the prompt lacks.
+        if not left_out and {mention.finding for mention in _stated(told)} <= set(names):
+            pairs.append((prompt, told))
     return pairs
+
+
+def _stated(text: str) -> list[labeller.Mention]:
+    return [mention for mention in labeller.find_mentions(text) if mention.status != labeller.ABSENT]
