@@ -168,6 +168,67 @@ def test_rehearsed_evidence_lists_only_what_the_report_says():
     assert found == prompts.rehearse_evidence(*arguments, seed=1)
 
 
+def rehearse(report, names, boxes=None, films=1, seed=1, **cut):
+    ids = [f"film{n}" for n in range(films)]
+    labels = pd.DataFrame(0, index=ids, columns=[*FINDINGS, "No finding"])
+    labels[names] = 1
+    columns = ["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"]
+    rows = [(i, name, *corners) for i in ids for name, *corners in boxes or []]
+    table = pd.DataFrame(rows, columns=columns)
+    sizes = dict.fromkeys(ids, (100, 100))
+    return prompts.rehearse_evidence(
+        ids, labels, table, dict.fromkeys(ids, report), pd.DataFrame(), sizes, seed, **cut
+    )  # fmt: skip
+
+
+LONG_REPORT = {
+    "impression": "Enlarged heart.",
+    "findings": "There is a left pleural effusion. No consolidation. A nodule is seen.",
+    "text": "",
+}
+IN_LABELS = ["Cardiomegaly", "Pleural effusion", "Consolidation", "Nodule/Mass", "ILD"]
+
+
+@pytest.mark.parametrize("words, listed", [
+    (None, {"Cardiomegaly", "Pleural effusion", "Nodule/Mass"}),  # denied or not named: not listed
+    (99, {"Cardiomegaly", "Pleural effusion", "Nodule/Mass"}),
+    (10, {"Cardiomegaly", "Pleural effusion"}),  # 2 + 6 + 2 words, the nodule is cut off
+    (8, {"Cardiomegaly", "Pleural effusion"}),
+    (6, {"Cardiomegaly"}),
+])  # fmt: skip
+def test_the_prompt_lists_only_findings_that_the_cut_answer_states(words, listed):
+    cut = {} if words is None else {"tokenizer": Words(), "max_tokens": words}
+    (evidence,) = rehearse(LONG_REPORT, IN_LABELS, **cut).values()
+    assert evidence.present == listed and evidence.boxes == []
+
+
+def test_a_finding_that_fits_only_without_its_side_is_listed_without_its_box():
+    boxes = [("Pleural effusion", 60.0, 70.0, 90.0, 95.0)]
+    cut = {"tokenizer": Words(), "max_tokens": 7}  # "Enlarged heart. There is a pleural effusion." has seven words
+    for seed in range(12):
+        for evidence in rehearse(LONG_REPORT, IN_LABELS, boxes, films=3, seed=seed, **cut).values():
+            answer = prompts.training_answer(LONG_REPORT, evidence=evidence, **cut)
+            stated = {m.finding for m in labeller.find_mentions(answer) if m.status != "absent"}
+            assert stated == evidence.present == {"Cardiomegaly", "Pleural effusion"}
+            assert evidence.boxes == evidence.corners == []
+
+
+def test_boxes_and_corners_stay_together_where_a_finding_is_left_out():
+    boxes = [("Nodule/Mass", 1.0, 1.0, 9.0, 9.0), ("Pleural effusion", 60.0, 70.0, 90.0, 95.0)]
+    films = rehearse(LONG_REPORT, IN_LABELS, boxes, films=30, tokenizer=Words(), max_tokens=10).values()
+    assert {tuple(e.boxes) for e in films} == {(), (("Pleural effusion", 1.0, "left lower zone"),)}
+    assert {tuple(e.corners) for e in films} == {(), ((60.0, 70.0, 90.0, 95.0),)}
+
+
+@pytest.mark.parametrize("table", [
+    pd.DataFrame(columns=["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"]), pd.DataFrame(),
+])  # fmt: skip
+def test_evidence_can_be_rehearsed_without_a_single_box(table):
+    labels = pd.DataFrame(0, index=["a"], columns=[*FINDINGS, "No finding"]).assign(Cardiomegaly=1)
+    found = prompts.rehearse_evidence(["a"], labels, table, {"a": LONG_REPORT}, pd.DataFrame(), {"a": (9, 9)}, seed=0)
+    assert found["a"].present == {"Cardiomegaly"} and found["a"].boxes == []
+
+
 def test_a_training_answer_opens_with_the_impression_and_ends_with_a_whole_sentence():
     report = {"impression": "Enlarged heart.", "findings": "The heart is enlarged. No effusion. No pneumothorax."}
     assert prompts.training_answer(report, Words(), 8) == "Enlarged heart. The heart is enlarged. No effusion."

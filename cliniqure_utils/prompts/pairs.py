@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from cliniqure_utils import indiana, labeller
-from cliniqure_utils.vindr import FINDINGS
+from cliniqure_utils.vindr import BOX, FINDINGS
 
 from .evidence import MIDLINE, Evidence, gather_evidence
 from .prompt import build_prompt
@@ -21,19 +22,23 @@ def rehearse_evidence(
     clinical: pd.DataFrame,
     sizes: Mapping[str, tuple[float, float]],
     seed: int,
+    tokenizer=None,
+    max_tokens: int | None = None,
 ) -> dict[str, Evidence]:
     """Evidence of training films in the form that the earlier stages give for unseen ones, but true.
 
-    A writer must learn to say what the prompt lists, so every listed finding is in the film's report. What differs
-    between films of the other splits is imitated: probabilities anywhere from 0.15 to 1, in the order in which the
-    impression names the findings; the boxes of four findings in ten missed (`training_answer` then says no side
-    of them); for one film in four a crude report that belongs to another film, since crude reports are not to be
+    A writer must learn to say what the prompt lists, so a finding is listed only where the answer to be learned states
+    it. What differs between films of the other splits is imitated: probabilities anywhere from 0.15 to 1, in the order
+    in which the impression names the findings; the boxes of four findings in ten missed (`training_answer` then says no
+    side of them); for one film in four a crude report that belongs to another film, since crude reports are not to be
     trusted. Source: ours.
 
     Args:
-        labels: Indexed by image_id, class columns 0/1 (`vindr.label_matrix`). boxes: annotations, one class per row.
-        reports: image_id -> dict with impression and text.
+        labels: Indexed by image_id, class columns 0/1 (`vindr.label_matrix`). boxes: annotations, one class per row;
+            may be empty.
+        reports: image_id -> dict with impression, findings and text.
         clinical, sizes: As in `gather_evidence`.
+        tokenizer, max_tokens: Those of `training_answer`, which cuts the answer; without them it is the whole report.
     """
     rng = np.random.default_rng(seed)
     probabilities = pd.DataFrame(0.0, index=list(image_ids), columns=labels.columns)
@@ -43,21 +48,51 @@ def rehearse_evidence(
         present.sort(key=lambda name, named=named: named.index(name) if name in named else len(named))
         probabilities.loc[image_id, present] = sorted(rng.uniform(0.15, 1.0, len(present)), reverse=True)
     missed = {(i, name) for i in image_ids for name in FINDINGS if rng.random() < 0.4}
+    boxes = boxes if len(boxes) else pd.DataFrame(columns=["image_id", "class_name", *BOX])
     seen = [pair not in missed for pair in zip(boxes.image_id, boxes.class_name, strict=True)]
-    found = boxes[seen].assign(score=1.0)
+    found = boxes[np.array(seen, dtype=bool)].assign(score=1.0)
     others = rng.permutation(np.array(image_ids, dtype=object))
     crude = {i: reports[o]["text"] for i, o in zip(image_ids, others, strict=True) if rng.random() < 0.25}
-    return gather_evidence(
+    gathered = gather_evidence(
         image_ids, probabilities, dict.fromkeys(FINDINGS, 0.1), found, 0.5, crude, clinical, sizes
     )  # fmt: skip
+    return {i: _as_answered(gathered[i], reports[i], tokenizer, max_tokens) for i in image_ids}
 
 
-def training_answer(report: Mapping[str, str], tokenizer, max_tokens: int, evidence: Evidence | None = None) -> str:
+def _as_answered(evidence: Evidence, report: Mapping[str, str], tokenizer, max_tokens: int | None) -> Evidence:
+    """The evidence less what the answer does not state.
+
+    Without the box of a finding the answer says no side of it and is shorter, so that a sentence more may fit; what
+    that sentence states is listed, too, but not its box, or the sentence would grow again.
+    """
+
+    def listed(names: set[str], boxed: set[str]) -> Evidence:
+        kept = [n for n, (name, _, _) in enumerate(evidence.boxes) if name in boxed]
+        return replace(
+            evidence,
+            findings=[finding for finding in evidence.findings if finding[0] in names],
+            boxes=[evidence.boxes[n] for n in kept],
+            corners=[evidence.corners[n] for n in kept if evidence.corners],
+        )
+
+    def stated(told: Evidence) -> set[str]:
+        answer = training_answer(report, tokenizer, max_tokens, told)
+        return {m.finding for m in labeller.find_mentions(answer) if m.status != labeller.ABSENT}
+
+    boxed = stated(evidence)
+    return listed(stated(listed(boxed, boxed)), boxed)
+
+
+def training_answer(
+    report: Mapping[str, str], tokenizer=None, max_tokens: int | None = None, evidence: Evidence | None = None
+) -> str:
     """What the writer should answer: the impression, then as many whole sentences of the findings as fit.
 
     The impression comes first: it names the findings in a few words, so that even a short text holds them.
 
     Args:
+        report: impression and findings.
+        tokenizer, max_tokens: Measure of the cut; without them nothing is cut.
         evidence: With it the answer says no place of a finding whose box the prompt does not hold: a writer that is
             taught to say sides which it was not told learns to invent them.
     """
@@ -67,9 +102,10 @@ def training_answer(report: Mapping[str, str], tokenizer, max_tokens: int, evide
         return sentence if sided is None else _without_untold_places(sentence, sided)
 
     text = " ".join(map(told, labeller.split_sentences(report["impression"])))
-    for sentence in labeller.split_sentences(report["findings"]):
+    cut = tokenizer is not None and max_tokens is not None
+    for sentence in labeller.split_sentences(report.get("findings", "")):
         longer = f"{text} {told(sentence)}".strip()
-        if text and len(tokenizer(longer).input_ids) > max_tokens:
+        if cut and text and len(tokenizer(longer).input_ids) > max_tokens:
             break
         text = longer
     return text
