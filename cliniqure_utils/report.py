@@ -278,8 +278,8 @@ typed in: it is computed, read from the run's settings, or a citation.</p>
 <h2 id="s6">{{ sections[5] }}</h2>
 <p class="soft">Solid boxes: the truth of this data. Dashed boxes: the detector. Sentences are held against what the
 detector and the classifier found, not against the truth: {{ marks.supported }} supported, {{ marks.contradicted }}
-contradicted (underlined twice), {{ marks.unsupported }} left open without support (dotted); a sentence without a sign
-names no finding.</p>
+contradicted (underlined twice), {{ marks.unsupported }} left open, or given a side, without support (dotted); a
+sentence without a sign says nothing about the findings of the film.</p>
 {% for case, url in cases %}
 <section class="case">
 <div><h3>{{ case.title }}</h3><img src="{{ url }}" alt="{{ case.alternative }}">

@@ -5,8 +5,9 @@ import pytest
 from cliniqure_utils import labeller, prompts
 from cliniqure_utils.prompts import Evidence
 
-# Short names of the errors in the tables below: H hallucination, C contradiction, S wrong side.
-PROBLEM = {"H": prompts.HALLUCINATION, "C": prompts.CONTRADICTION, "S": prompts.WRONG_SIDE}
+# Short names of the errors in the tables below: H hallucination, C contradiction, S wrong side, U untold side.
+PROBLEM = {"H": prompts.HALLUCINATION, "C": prompts.CONTRADICTION, "S": prompts.WRONG_SIDE,
+           "U": prompts.UNTOLD_SIDE}  # fmt: skip
 FILMS = {
     "failing heart": Evidence(
         "a",
@@ -107,7 +108,58 @@ SENTENCES = [
     ("collapse", "On the right, there is consolidation.", "Consolidation S", "contradicted"),
     ("collapse", "Left pneumothorax and right lower lobe consolidation.",
      "Pneumothorax S, Consolidation S", "contradicted"),
+    ("failing heart", "Bilateral effusions.", "Pleural effusion S", "contradicted"),  # right of the left one only
+    ("failing heart", "Cardiomegaly with effusions on both sides.", "Pleural effusion S", "contradicted"),
     ("collapse", "A left pneumothorax may be present.", "Pneumothorax S", "contradicted"),
+    # a side that no box shows
+    ("collapse", "Left basal atelectasis.", "Atelectasis U", "unsupported"),
+    ("collapse", "Bilateral atelectasis.", "Atelectasis U", "unsupported"),
+    ("collapse", "Possible atelectasis on the right.", "Atelectasis U", "unsupported"),
+    ("collapse", "No atelectasis on the left.", "Atelectasis U", "unsupported"),
+    ("collapse", "Right pneumothorax and left atelectasis.", "Atelectasis U", "unsupported"),
+    ("collapse", "Left pneumothorax and left atelectasis.", "Pneumothorax S, Atelectasis U", "contradicted"),
+    # one side denied
+    ("failing heart", "Left effusion, no right effusion.", "", "supported"),
+    ("failing heart", "No effusion on the right.", "", "supported"),
+    ("failing heart", "The right costophrenic angle is sharp.", "", "supported"),
+    ("failing heart", "Effusion on the left and none on the right.", "", "supported"),
+    ("failing heart", "There is a left but no right effusion.", "", "supported"),
+    ("old scars", "The left lung is free of nodules.", "", "supported"),
+    ("collapse", "The right lung is clear.", "", "supported"),
+    ("collapse", "The left lung is clear.", "Consolidation C", "contradicted"),
+    ("failing heart", "No effusion on the left.", "Pleural effusion C", "contradicted"),
+    ("failing heart", "The left costophrenic angle is sharp.", "Pleural effusion C", "contradicted"),
+    ("failing heart", "No effusion on either side.", "Pleural effusion C", "contradicted"),
+    ("failing heart", "No left or right effusion.", "Pleural effusion C", "contradicted"),
+    ("old scars", "No scarring on the left.", "Pulmonary fibrosis C", "contradicted"),
+    ("failing heart", "Right effusion, no left effusion.",
+     "Pleural effusion S, Pleural effusion C", "contradicted"),
+    ("failing heart", "No left pleural effusion but a right one.",
+     "Pleural effusion S, Pleural effusion C", "contradicted"),
+    ("collapse", "Left consolidation, no pneumothorax.", "Pneumothorax C", "contradicted"),  # on no side
+    ("failing heart", "The right base is clear, no effusion.", "Pleural effusion C", "contradicted"),
+    # the whole film, or a part of it
+    ("failing heart", "No acute abnormality.", "", "neutral"),
+    ("failing heart", "No abnormality in the right lung.", "", "supported"),
+    ("failing heart", "The heart shows no abnormality.", "Cardiomegaly C", "contradicted"),
+    ("failing heart", "No bony abnormality.", "", "neutral"),
+    ("failing heart", "Normal chest wall.", "", "neutral"),
+    ("failing heart", "This is not a normal chest.", "", "neutral"),
+    ("failing heart", "No findings of pneumothorax.", "", "supported"),
+    ("failing heart", "No other abnormality.",
+     "Cardiomegaly C, Pleural effusion C, Aortic enlargement C", "contradicted"),
+    ("failing heart", "Normal chest except for cardiomegaly.",
+     "Pleural effusion C, Aortic enlargement C", "contradicted"),
+    ("old scars", "The remainder of the chest is normal.",
+     "Nodule/Mass C, Pleural thickening C, Pulmonary fibrosis C", "contradicted"),
+    ("normal", "No other abnormality is seen.", "", "supported"),
+    # talk about diseases in general, and what only looks like it
+    ("normal", "Treatment of pleural effusion includes drainage.", "", "neutral"),
+    ("normal", "Pneumothorax is caused by air in the pleural space.", "", "neutral"),
+    ("normal", "Symptoms of cardiomegaly are fatigue and shortness of breath.", "", "neutral"),
+    ("normal", "There is consolidation which may be caused by pneumonia.", "Consolidation H", "contradicted"),
+    ("normal", "Findings consistent with a pneumothorax.", "Pneumothorax H", "contradicted"),
+    ("normal", "The effusion is caused by heart failure.", "Pleural effusion H", "contradicted"),
     # several kinds in one sentence
     ("failing heart", "Right effusion, a lung nodule, and the heart is not enlarged.",
      "Pleural effusion S, Nodule/Mass H, Cardiomegaly C", "contradicted"),
@@ -141,6 +193,16 @@ def test_a_planted_error_is_caught_and_nothing_else(film, sentence, errors, stat
     ("failing heart", "An effusion may be present. Cardiomegaly.", ["Aortic enlargement"]),
     ("failing heart", "Normal chest.", []),
     ("failing heart", "", ["Aortic enlargement", "Cardiomegaly", "Pleural effusion"]),
+    ("failing heart", "Enlarged heart, wide aorta. No right effusion.", ["Pleural effusion"]),
+    ("failing heart", "The heart is enlarged, the aorta is wide. No left effusion.", []),
+    ("failing heart", "The heart is enlarged. No other abnormality.", []),  # the others are contradicted
+    ("failing heart", "Cardiomegaly. No acute abnormality.", ["Aortic enlargement", "Pleural effusion"]),
+    ("failing heart", "Cardiomegaly. The aorta is wide. Treatment of pleural effusion includes drainage.",
+     ["Pleural effusion"]),
+    ("failing heart", "Cardiomegaly, wide aorta. No abnormality in the right lung.", ["Pleural effusion"]),
+    ("collapse", "Right pneumothorax. The lungs are otherwise clear.", ["Atelectasis"]),
+    ("collapse", "Pneumothorax, consolidation. No atelectasis on the left.", ["Atelectasis"]),
+    ("collapse", "Pneumothorax, consolidation. No atelectasis on the left. No atelectasis on the right.", []),
     ("old scars", "Right upper lobe nodule.", ["Pleural thickening", "Pulmonary fibrosis"]),
     ("collapse", "There is a pneumothorax with atelectasis.", ["Consolidation"]),
     ("normal", "The heart is enlarged.", []),
@@ -167,7 +229,40 @@ def test_a_report_keeps_set_aside_sentences_apart_and_counts_every_error():
         "There is a right pleural effusion.", "A small pneumothorax is possible.", "There is a nodule."
     ]  # fmt: skip
     assert sections["omitted"] == ["Aortic enlargement"]
-    assert sections["problems"] == {"hallucination": 2, "contradiction": 0, "wrong side": 1, "omission": 1}
+    assert sections["problems"] == {
+        "hallucination": 2, "contradiction": 0, "wrong side": 1, "untold side": 0, "omission": 1
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("film, text, of_last", [
+    ("failing heart", "Enlarged heart. Left effusion. No other abnormality.", {"Aortic enlargement"}),
+    ("failing heart", "No other abnormality than these: enlarged heart, wide aorta, left effusion.", set()),
+    ("failing heart", "Cardiomegaly, wide aorta, left effusion. Otherwise normal chest.", set()),
+    ("collapse", "Right pneumothorax. Otherwise the lungs are clear.", {"Consolidation"}),
+    ("collapse", "Left consolidation. The lungs are otherwise clear.", set()),
+    ("collapse", "Left consolidation. Right pneumothorax. No further abnormality.", {"Atelectasis"}),
+])  # fmt: skip
+def test_a_rest_that_is_normal_denies_only_what_the_text_does_not_name(film, text, of_last):
+    *others, last = prompts.check_sentences(text, FILMS[film])
+    assert {entry["status"] for entry in others} <= {"supported"}
+    assert {p["finding"] for p in last["problems"]} == of_last
+    assert {p["problem"] for p in last["problems"]} <= {prompts.CONTRADICTION}
+    assert last["status"] == ("contradicted" if of_last else "supported")
+
+
+def test_errors_are_counted_once_per_finding_however_many_sentences_repeat_them():
+    text = ("There is a pneumothorax and a nodule. The pneumothorax is large. No cardiomegaly or effusion. "
+            "Normal chest. The heart is of normal size. Right effusion. Another right effusion.")  # fmt: skip
+    film = FILMS["failing heart"]
+    counts = prompts.count_problems(prompts.check_sentences(text, film), prompts.omitted_findings(text, film))
+    assert counts == {"hallucination": 2, "contradiction": 3, "wrong side": 1, "untold side": 0, "omission": 0}
+
+
+def test_a_sentence_with_an_untold_side_is_set_aside_and_counted_with_its_own_word():
+    text = "Left basal atelectasis. Right pneumothorax. Left consolidation."
+    sections = prompts.assemble_report(FILMS["collapse"], text, knowledge(), "base")["sections"]
+    assert sections["set_aside"] == ["Left basal atelectasis."]
+    assert sections["problems"]["untold side"] == 1 and sum(sections["problems"].values()) == 1
 
 
 def test_the_facts_of_a_report_give_probability_side_zone_and_box():

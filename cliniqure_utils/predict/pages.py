@@ -15,8 +15,8 @@ SIMULATED = "The models were trained on simulated films: what they say about a r
 STATUS_WORDS = {
     "supported": ("✓", "agrees with the classifier or the detector"),
     "contradicted": ("✗", "contradicts the classifier and the detector"),
-    "unsupported": ("?", "leaves open what neither shows"),
-    "neutral": ("·", "names no finding"),
+    "unsupported": ("?", "leaves open what neither shows, or tells a side that neither shows"),
+    "neutral": ("·", "says nothing about this film's findings"),
 }
 OVERLAY_INCHES = 5.12  # longest side: text keeps its share of the film whatever its size in pixels
 THUMBNAIL = 120  # pixels
