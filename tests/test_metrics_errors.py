@@ -12,6 +12,20 @@ PAIRS = [
     ("There is a left effusion.", "Small right pleural effusion.", (1, 1, 1, 0, 0, 0, 1, 1)),
     ("There is a left effusion.", "Pleural effusion.", (1, 1, 1, 0, 0, 0, 0, 0)),
     ("Bilateral effusions.", "Left effusion.", (1, 1, 1, 0, 0, 0, 1, 0)),
+    ("Left effusion.", "Bilateral effusions.", (1, 1, 1, 0, 0, 0, 1, 1)),  # a side too many
+    ("There is a left effusion.", "No right effusion.", (1, 0, 0, 1, 0, 0, 0, 0)),  # silent on the left
+    ("There is a left effusion.", "No left effusion.", (1, 0, 0, 0, 1, 0, 0, 0)),
+    ("There is a left effusion.", "No effusion on either side.", (1, 0, 0, 0, 1, 0, 0, 0)),
+    ("There is a left effusion.", "No effusion on the right. No effusion on the left.", (1, 0, 0, 0, 1, 0, 0, 0)),
+    ("There is an effusion.", "No right effusion.", (1, 0, 0, 1, 0, 0, 0, 0)),
+    ("Left effusion, no right effusion.", "Left effusion.", (1, 1, 1, 0, 0, 0, 1, 0)),
+    ("Left effusion.", "Left effusion, no right effusion.", (1, 1, 1, 0, 0, 0, 1, 0)),
+    ("Bilateral effusions.", "Left effusion, no right effusion.", (1, 1, 1, 0, 0, 0, 1, 1)),
+    ("There is an effusion. None on the left.", "There is a right effusion.", (1, 1, 1, 0, 0, 0, 0, 0)),
+    ("Cardiomegaly and a nodule.", "Cardiomegaly. No other abnormality.", (2, 1, 1, 0, 1, 0, 0, 0)),
+    ("Cardiomegaly and a nodule.", "Cardiomegaly. No acute abnormality.", (2, 1, 1, 1, 0, 0, 0, 0)),
+    ("Consolidation in the left lung.", "No abnormality in the right lung.", (1, 0, 0, 1, 0, 0, 0, 0)),
+    ("Cardiomegaly.", "Cardiomegaly. Treatment of pleural effusion includes drainage.", (1, 1, 1, 0, 0, 0, 0, 0)),
     ("Cardiomegaly and a nodule.", "No cardiomegaly.", (2, 0, 0, 1, 1, 0, 0, 0)),
     ("Cardiomegaly and a nodule.", "Normal chest.", (2, 0, 0, 0, 2, 0, 0, 0)),
     ("No effusion.", "Possible effusion, and a pneumothorax.", (0, 2, 0, 0, 0, 2, 0, 0)),
@@ -37,8 +51,8 @@ def test_rates_are_ratios_of_sums():
     sums = dict(zip(NAMES, np.sum([p[2] for p in PAIRS], axis=0), strict=True))
     rates = metrics.error_rates(all_counts())
     assert rates["finding_f1"] == pytest.approx(2 * sums["right"] / (sums["there"] + sums["said"]))
-    assert rates["omission"] == pytest.approx(1 / 9) and rates["contradiction"] == pytest.approx(3 / 9)
-    assert rates["hallucination"] == pytest.approx(2 / 7) and rates["wrong_side"] == pytest.approx(1 / 3)
+    for rate, (counted, out_of) in metrics.RATES.items():
+        assert rates[rate] == pytest.approx(sums[counted] / sums[out_of])
     silent = metrics.error_rates(metrics.report_errors(references=[""], predictions=["The film is grey."]))
     assert np.isnan(silent["hallucination"]) and silent["words"] == 4
 

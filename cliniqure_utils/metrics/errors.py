@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from cliniqure_utils import labeller
-from cliniqure_utils.vindr import FINDINGS
 
 from .bootstrap import percentile_interval, resample_counts
 from .text import text_pairs
@@ -27,6 +26,7 @@ RATES = MappingProxyType(
     }
 )
 FINDING_F1 = "finding_f1"
+_BOTH = frozenset({"left", "right"})
 
 
 def report_errors(*, references: Sequence[str], predictions: Sequence[str]) -> pd.DataFrame:
@@ -35,8 +35,10 @@ def report_errors(*, references: Sequence[str], predictions: Sequence[str]) -> p
     Returns:
         One row per pair, all counts of findings: there (stated by the reference), said (stated by the prediction),
         right (by both), omitted (there, the prediction is silent), contradicted (there, the prediction denies it, or
-        calls the whole film normal), hallucinated (said, not there), sided (right, and both name a side), wrong_side
-        (of those: no side in common); and words (of the prediction). there = right + omitted + contradicted.
+        calls the whole film normal), hallucinated (said, not there), sided (right, and the sides can be compared),
+        wrong_side (of those: the prediction names a side that the reference does not name or denies, or denies one that
+        it names); and words (of the prediction). there = right + omitted + contradicted.
+        A denial of one side is no denial of the other: "no right effusion" is silent on a left one.
 
     Raises:
         ValueError: The two lists differ in length, or an entry is not text.
@@ -45,20 +47,28 @@ def report_errors(*, references: Sequence[str], predictions: Sequence[str]) -> p
     read = {text: _read(text) for text in {*references, *predictions}}
     rows = []
     for reference, prediction in zip(references, predictions, strict=True):
-        (there, _), (said, denied) = read[reference], read[prediction]
+        (there, not_there), (said, denied) = read[reference], read[prediction]
         right = there.keys() & said.keys()
         lost = there.keys() - said.keys()
-        sided = [name for name in right if there[name] and said[name]]
+        contradicted = {n for n in lost if n in denied and (denied[n] == _BOTH or denied[n] & there[n])}
+        wrong, sided = set(), set()
+        for name in right:
+            named, extra = there[name] & said[name], said[name] - there[name] if there[name] else set()
+            clash = extra | (said[name] & _part(not_there, name)) | (there[name] & _part(denied, name))
+            if clash or named:
+                sided.add(name)
+            if clash:
+                wrong.add(name)
         rows.append(
             {
                 "there": len(there),
                 "said": len(said),
                 "right": len(right),
-                "omitted": len(lost - denied),
-                "contradicted": len(lost & denied),
+                "omitted": len(lost - contradicted),
+                "contradicted": len(contradicted),
                 "hallucinated": len(said.keys() - there.keys()),
                 "sided": len(sided),
-                "wrong_side": sum(not there[name] & said[name] for name in sided),
+                "wrong_side": len(wrong),
                 "words": len(prediction.split()),
             }
         )
@@ -111,16 +121,19 @@ def _ratio(rate: str, sums):
     return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
 
 
-def _read(text: str) -> tuple[dict[str, set[str]], set[str]]:
-    """(findings stated -> their sides, findings denied); what is both stated and denied counts as stated."""
+def _part(denied: dict[str, set[str]], name: str) -> set[str]:
+    """The one side that is denied of a finding; a denial of the whole says nothing about sides."""
+    return set() if denied.get(name, _BOTH) == _BOTH else denied[name]
+
+
+def _read(text: str) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """(findings stated -> their sides, findings denied -> the sides denied, both for a denial without a side)."""
     stated: dict[str, set[str]] = {}
-    denied = set()
+    denied: dict[str, set[str]] = {}
     for mention in labeller.find_mentions(text):
-        if mention.status == labeller.ABSENT:
-            denied.add(mention.finding)
-            continue
-        sides = {"both": {"left", "right"}, None: set()}.get(mention.side, {mention.side})
-        stated.setdefault(mention.finding, set()).update(sides)
-    if any(labeller.overall_statement(sentence) == "normal" for sentence in labeller.split_sentences(text)):
-        denied |= set(FINDINGS)
-    return stated, denied - stated.keys()
+        absent = mention.status == labeller.ABSENT
+        sides = {"both": _BOTH, None: _BOTH if absent else set()}.get(mention.side, {mention.side})
+        (denied if absent else stated).setdefault(mention.finding, set()).update(sides)
+    for names in labeller.denies_the_unnamed(text).values():
+        denied |= {name: set(_BOTH) for name in names}
+    return stated, denied
