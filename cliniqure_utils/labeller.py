@@ -87,7 +87,7 @@ _WORDS = {
     ),
     "topic": (
         "treatments?|therap(y|ies)|management|symptoms?|signs and symptoms|causes|etiologies|risk factors?|"
-        "complications|prevention|diagnostic (methods?|tests?|options|procedures?|work-?up)"
+        "complications|prevention|red flags|warning signs|diagnostic (methods?|tests?|options|procedures?|work-?up)"
     ),
     "often": (
         "usually|often|commonly|typically|frequently|generally|mostly|mainly|sometimes|also|primarily|most|can|may|"
@@ -364,6 +364,9 @@ _GENERAL_OPENING = _compile(
     "(made|confirmed|established|based) (by|with|on|from|through|using|via)|requires?|involves?|includes?|relies|"
     "depends)",
     "((many|most|some) )?(patients|people|persons|individuals|adults|children|those) (with|who)",
+    "(in|for) [^,]{3,40}, (the )?((main|usual|recommended) )?<topic>",
+    r"(?!(the|this|these|there|left|right|it|findings?)(?!\w))[a-z ]{3,40} (can|may|often|commonly|usually|typically) "
+    "(also )?(causes?|leads? to|results? in)",
 )
 _GENERAL_PREDICATE = _compile(
     "(is|are|can|may|might|could)( <often>)* (caused|treated|managed|diagnosed|defined|characteri[sz]ed|prevented|"
@@ -372,6 +375,8 @@ _GENERAL_PREDICATE = _compile(
     "collection|accumulation|build-?up|term|type|form|complication|cause|symptom|manifestation|consequence|presence|"
     "enlargement|collapse) "
     "(of|in|that|which|where|when|characteri[sz]ed)",
+    "(is|are) (often|usually|commonly|typically|mostly|mainly|generally|frequently) (due to|related to|secondary to|"
+    "seen in|found in|the result of|an? result of)|(is|are) an? (collapsed|abnormal)",
     "means|refers? to|(<often> )*(occurs?|arises?|develops?) (when|if|in (people|patients|adults)|due to|because|as a "
     "result|from)|results? (from|when)",
     "(can|may|might|could)( <often>)* (cause|lead to|present with|result (in|from)|produce|manifest|occur|develop)",
@@ -380,22 +385,29 @@ _GENERAL_PREDICATE = _compile(
     "causes? (symptoms|pain|shortness|dyspn(o?ea)|chest pain|cough|breathlessness)",
 )
 _GENERAL_LEAD = re.compile(
-    r"(?:(?:in general|generally|typically|usually),? )?(?:an? )?(?:(?:chronic|acute|tension|untreated) )?"
+    r"(?:(?:in general|generally|typically|usually),? )?(?:an? )?"
+    r"(?:(?:chronic|acute|tension|untreated|lung|pulmonary) )?"
 )
 _GENERAL_BEFORE = re.compile(
     _compile(
         "(<topic>|causes?) (of|for|include|includes|such as|like)",
-        r"to (\w+ (and|or) )?(treat|manage|prevent|diagnose|detect|relieve|drain)|(used|useful|indicated|prescribed) "
-        "(for|in)",
+        r"to (\w+ (and|or) )?(treat|manage|prevent|diagnose|detect|relieve|drain)",
+        "(used|useful|helpful|indicated|prescribed|needed|required|necessary) (for|in)",
+        "(used|useful|helpful|recommended|performed|ordered|helps?) (to |in |for )?(help )?(evaluat(e|ing)|"
+        "assess(ing)?|confirm(ing)?|detect(ing)?|diagnos(e|ing)|identify(ing)?)",
         "(patients|people|persons|individuals|adults|those) (with|who have)|(in|for) cases? of|if",
     ).pattern
-    + r"(?: an?| any)? $"
+    + r"(?: an?| any)?(?: large| small| tension| severe)? $"
 )
 _BEFORE_TAILS = (
-    "of for in include includes as like treat manage prevent diagnose detect relieve drain with have if a an any"
+    "of for in include includes as like treat manage prevent diagnose detect relieve drain with have if a an any large "
+    "small tension severe evaluate evaluating assess assessing confirm confirming detecting diagnosing identify "
+    "identifying"
 )
 _GENERAL_TAILS = tuple(f" {word} " for word in _BEFORE_TAILS.split()) + ("if ",)  # a quick look before the search
-_GENERAL_ENDS = re.compile(r";|\b(?:but|however)\b|,? and (?=(?:the|there|an?|this)\b)")
+_GENERAL_ENDS = re.compile(
+    r";(?= (?:no|there|this|left|right)\b)|\b(?:but|however)\b|,? and (?=(?:the|there|an?|this)\b)"
+)
 # What speaks of this film even there.
 _HERE = re.compile(r"\bthere (?:is|are)\b|\b(?:shows?|demonstrates?|reveals?)\b")
 _THE = re.compile(r"\b(?:the|this|that|these|those|his|her|patient's) (?:(?!of |for |with |in |is |are )\w+ ){0,2}$")
