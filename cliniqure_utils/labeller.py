@@ -34,6 +34,7 @@ class Mention:
             and aorta).
         sentence: 0-based index into `split_sentences(text)`.
         words: The words that named it, lower case.
+        side_shared: The side is said of a neighbour in a list, "left effusion and atelectasis", and may not be meant.
     """
 
     finding: str
@@ -41,6 +42,7 @@ class Mention:
     side: str | None
     sentence: int
     words: str = ""
+    side_shared: bool = False
 
 
 # --- The pattern language ------------------------------------------------------------------------------------------
@@ -492,7 +494,8 @@ def find_mentions(text: str) -> list[Mention]:
         return []
     mentions = []
     for index, sentence in enumerate(split_sentences(text)):
-        mentions.extend(Mention(*said, index, words) for *said, words in _read_sentence(_tidy(sentence)))
+        for finding, status, side, words, shared in _read_sentence(_tidy(sentence)):
+            mentions.append(Mention(finding, status, side, index, words, shared))
     return mentions
 
 
@@ -578,8 +581,8 @@ def _tidy(sentence: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)  # reports say the same sentences again and again
-def _read_sentence(sentence: str) -> tuple[tuple[str, str, str | None, str], ...]:
-    """(finding, status, side, words) of a tidied sentence."""
+def _read_sentence(sentence: str) -> tuple[tuple[str, str, str | None, str, bool], ...]:
+    """(finding, status, side, words, whether the side is shared) of a tidied sentence."""
     found, taken = [], []  # found: (start, end, finding, fixed status)
     for finding, status, pattern in _TERMS:
         for match in pattern.finditer(sentence):
@@ -590,20 +593,23 @@ def _read_sentence(sentence: str) -> tuple[tuple[str, str, str | None, str], ...
             found.append((start, end, finding, status))
     found.sort()
     general = _general(sentence, found)
-    mentions = []  # (start, finding, status, side, words)
+    mentions = []  # (start, finding, status, side, words, shared)
     for position, (start, end, finding, fixed) in enumerate(found):
         status = fixed or _status(sentence, found, position)
         if status is None or position in general:
             continue
         for said, side in [(status, None)] if finding in MIDLINE else _sides(sentence, found, position, status):
-            mentions.append((start, finding, said, side, sentence[start:end]))
+            shared = side is not None and len(found) > 1 and _own_side(sentence, found, position) is None
+            mentions.append((start, finding, said, side, sentence[start:end], shared))
     if not _NOT_THE_WHOLE.search(sentence):
         named = {mention[1] for mention in mentions}
         for clear in (*_CLEAR.finditer(sentence), *_PART_NORMAL.finditer(sentence)):
             near = _JOINER.split(_TWO_SIDES.sub("both", sentence[: clear.start()]))[-1] + clear[0]
             side = _side_words(near) or _opening_side(sentence)
             mentions += [
-                (clear.start(), finding, ABSENT, side, clear[0]) for finding in _CLEAR_DENIES if finding not in named
+                (clear.start(), finding, ABSENT, side, clear[0], False)
+                for finding in _CLEAR_DENIES
+                if finding not in named
             ]
     return tuple(mention[1:] for mention in sorted(mentions, key=lambda item: item[0]))
 

@@ -246,6 +246,12 @@ def test_sentence(sentence, expected):
     assert spell(find_mentions(sentence)) == expected
 
 
+def test_a_side_that_a_list_shares_is_marked():
+    own, shared = find_mentions("Left effusion and atelectasis.")
+    assert (own.side, own.side_shared, shared.side, shared.side_shared) == ("left", False, "left", True)
+    assert not any(m.side_shared for m in find_mentions("Left effusion, right atelectasis and cardiomegaly."))
+
+
 def test_case_and_typography_do_not_matter():
     assert spell(find_mentions("THERE  IS\u00a0NO PNEUMOTHORAX")) == "PX-"
     assert spell(find_mentions("Plate\u2010like opacity; there isn\u2019t an effusion")) == "AT+ EF-"
