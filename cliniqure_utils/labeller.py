@@ -450,6 +450,7 @@ _EXPLAINS = _compile(
 )
 _LISTED = re.compile(r"[\s,]*(?:and/or|and|or|with|rather than|versus|vs\.?|/)?[\s,]*(?:(?!is |are )\w+\s+){0,3}")
 _PLAIN_LIST = re.compile(r" ?(?:,|and|or|/|, and|, or|\() ?(?:an? )?")
+_LIST_REACH = 12  # findings; a model that repeats itself writes lists of hundreds
 _OPENING_PLACE = re.compile(r"(?:on|at|in|within) [^,]{0,40},")
 _DENIAL_BEGINS = re.compile(r"\b(?:no|not|without|neither)\b")
 _NOT_THERE = re.compile(r"\b(?:none|not)(?: \w+)? (?:on|at|in|over) the (?P<side>left|right)\b")
@@ -774,14 +775,14 @@ def _side(sentence: str, found: list, position: int) -> str | None:
 
     # A list shares its place: "consolidation and effusion at the right base" ...
     here = position
-    while _LISTED.fullmatch(gap(here)) and not _side_words(gap(here)):
+    while here < position + _LIST_REACH and _LISTED.fullmatch(gap(here)) and not _side_words(gap(here)):
         here += 1
         if _own_side(sentence, found, here):
             return _own_side(sentence, found, here)
     # ... "left effusion and atelectasis"; and what explains a shadow is where the shadow is: "opacity at the right
     # base, likely atelectasis or infiltrate".
     here = position
-    while _LISTED.fullmatch(gap(here - 1)) or _EXPLAINS.search(gap(here - 1)):
+    while here > position - _LIST_REACH and (_LISTED.fullmatch(gap(here - 1)) or _EXPLAINS.search(gap(here - 1))):
         here -= 1
         if _own_side(sentence, found, here):
             return _own_side(sentence, found, here)

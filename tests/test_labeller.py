@@ -1,6 +1,7 @@
 """Sentences written by hand, with what a reader would take from them."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +251,12 @@ def test_a_side_that_a_list_shares_is_marked():
     own, shared = find_mentions("Left effusion and atelectasis.")
     assert (own.side, own.side_shared, shared.side, shared.side_shared) == ("left", False, "left", True)
     assert not any(m.side_shared for m in find_mentions("Left effusion, right atelectasis and cardiomegaly."))
+
+
+def test_a_model_that_repeats_itself_is_read_to_the_end():
+    started = time.process_time()
+    assert [m.finding for m in find_mentions("effusion, " * 200)] == ["Pleural effusion"] * 200
+    assert time.process_time() - started < 10
 
 
 def test_case_and_typography_do_not_matter():
