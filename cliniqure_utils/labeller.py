@@ -34,6 +34,7 @@ class Mention:
             and aorta).
         sentence: 0-based index into `split_sentences(text)`.
         words: The words that named it, lower case.
+        side_shared: The side is said of a neighbour in a list, "left effusion and atelectasis", and may not be meant.
     """
 
     finding: str
@@ -41,6 +42,7 @@ class Mention:
     side: str | None
     sentence: int
     words: str = ""
+    side_shared: bool = False
 
 
 # --- The pattern language ------------------------------------------------------------------------------------------
@@ -87,7 +89,7 @@ _WORDS = {
     ),
     "topic": (
         "treatments?|therap(y|ies)|management|symptoms?|signs and symptoms|causes|etiologies|risk factors?|"
-        "complications|prevention|diagnostic (methods?|tests?|options|procedures?|work-?up)"
+        "complications|prevention|red flags|warning signs|diagnostic (methods?|tests?|options|procedures?|work-?up)"
     ),
     "often": (
         "usually|often|commonly|typically|frequently|generally|mostly|mainly|sometimes|also|primarily|most|can|may|"
@@ -364,6 +366,9 @@ _GENERAL_OPENING = _compile(
     "(made|confirmed|established|based) (by|with|on|from|through|using|via)|requires?|involves?|includes?|relies|"
     "depends)",
     "((many|most|some) )?(patients|people|persons|individuals|adults|children|those) (with|who)",
+    "(in|for) [^,]{3,40}, (the )?((main|usual|recommended) )?<topic>",
+    r"(?!(the|this|these|there|left|right|it|findings?)(?!\w))[a-z ]{3,40} (can|may|often|commonly|usually|typically) "
+    "(also )?(causes?|leads? to|results? in)",
 )
 _GENERAL_PREDICATE = _compile(
     "(is|are|can|may|might|could)( <often>)* (caused|treated|managed|diagnosed|defined|characteri[sz]ed|prevented|"
@@ -372,6 +377,8 @@ _GENERAL_PREDICATE = _compile(
     "collection|accumulation|build-?up|term|type|form|complication|cause|symptom|manifestation|consequence|presence|"
     "enlargement|collapse) "
     "(of|in|that|which|where|when|characteri[sz]ed)",
+    "(is|are) (often|usually|commonly|typically|mostly|mainly|generally|frequently) (due to|related to|secondary to|"
+    "seen in|found in|the result of|an? result of)|(is|are) an? (collapsed|abnormal)",
     "means|refers? to|(<often> )*(occurs?|arises?|develops?) (when|if|in (people|patients|adults)|due to|because|as a "
     "result|from)|results? (from|when)",
     "(can|may|might|could)( <often>)* (cause|lead to|present with|result (in|from)|produce|manifest|occur|develop)",
@@ -380,22 +387,29 @@ _GENERAL_PREDICATE = _compile(
     "causes? (symptoms|pain|shortness|dyspn(o?ea)|chest pain|cough|breathlessness)",
 )
 _GENERAL_LEAD = re.compile(
-    r"(?:(?:in general|generally|typically|usually),? )?(?:an? )?(?:(?:chronic|acute|tension|untreated) )?"
+    r"(?:(?:in general|generally|typically|usually),? )?(?:an? )?"
+    r"(?:(?:chronic|acute|tension|untreated|lung|pulmonary) )?"
 )
 _GENERAL_BEFORE = re.compile(
     _compile(
         "(<topic>|causes?) (of|for|include|includes|such as|like)",
-        r"to (\w+ (and|or) )?(treat|manage|prevent|diagnose|detect|relieve|drain)|(used|useful|indicated|prescribed) "
-        "(for|in)",
+        r"to (\w+ (and|or) )?(treat|manage|prevent|diagnose|detect|relieve|drain)",
+        "(used|useful|helpful|indicated|prescribed|needed|required|necessary) (for|in)",
+        "(used|useful|helpful|recommended|performed|ordered|helps?) (to |in |for )?(help )?(evaluat(e|ing)|"
+        "assess(ing)?|confirm(ing)?|detect(ing)?|diagnos(e|ing)|identify(ing)?)",
         "(patients|people|persons|individuals|adults|those) (with|who have)|(in|for) cases? of|if",
     ).pattern
-    + r"(?: an?| any)? $"
+    + r"(?: an?| any)?(?: large| small| tension| severe)? $"
 )
 _BEFORE_TAILS = (
-    "of for in include includes as like treat manage prevent diagnose detect relieve drain with have if a an any"
+    "of for in include includes as like treat manage prevent diagnose detect relieve drain with have if a an any large "
+    "small tension severe evaluate evaluating assess assessing confirm confirming detecting diagnosing identify "
+    "identifying"
 )
 _GENERAL_TAILS = tuple(f" {word} " for word in _BEFORE_TAILS.split()) + ("if ",)  # a quick look before the search
-_GENERAL_ENDS = re.compile(r";|\b(?:but|however)\b|,? and (?=(?:the|there|an?|this)\b)")
+_GENERAL_ENDS = re.compile(
+    r";(?= (?:no|there|this|left|right)\b)|\b(?:but|however)\b|,? and (?=(?:the|there|an?|this)\b)"
+)
 # What speaks of this film even there.
 _HERE = re.compile(r"\bthere (?:is|are)\b|\b(?:shows?|demonstrates?|reveals?)\b")
 _THE = re.compile(r"\b(?:the|this|that|these|those|his|her|patient's) (?:(?!of |for |with |in |is |are )\w+ ){0,2}$")
@@ -436,6 +450,7 @@ _EXPLAINS = _compile(
 )
 _LISTED = re.compile(r"[\s,]*(?:and/or|and|or|with|rather than|versus|vs\.?|/)?[\s,]*(?:(?!is |are )\w+\s+){0,3}")
 _PLAIN_LIST = re.compile(r" ?(?:,|and|or|/|, and|, or|\() ?(?:an? )?")
+_LIST_REACH = 12  # findings; a model that repeats itself writes lists of hundreds
 _OPENING_PLACE = re.compile(r"(?:on|at|in|within) [^,]{0,40},")
 _DENIAL_BEGINS = re.compile(r"\b(?:no|not|without|neither)\b")
 _NOT_THERE = re.compile(r"\b(?:none|not)(?: \w+)? (?:on|at|in|over) the (?P<side>left|right)\b")
@@ -480,7 +495,8 @@ def find_mentions(text: str) -> list[Mention]:
         return []
     mentions = []
     for index, sentence in enumerate(split_sentences(text)):
-        mentions.extend(Mention(*said, index, words) for *said, words in _read_sentence(_tidy(sentence)))
+        for finding, status, side, words, shared in _read_sentence(_tidy(sentence)):
+            mentions.append(Mention(finding, status, side, index, words, shared))
     return mentions
 
 
@@ -566,8 +582,8 @@ def _tidy(sentence: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)  # reports say the same sentences again and again
-def _read_sentence(sentence: str) -> tuple[tuple[str, str, str | None, str], ...]:
-    """(finding, status, side, words) of a tidied sentence."""
+def _read_sentence(sentence: str) -> tuple[tuple[str, str, str | None, str, bool], ...]:
+    """(finding, status, side, words, whether the side is shared) of a tidied sentence."""
     found, taken = [], []  # found: (start, end, finding, fixed status)
     for finding, status, pattern in _TERMS:
         for match in pattern.finditer(sentence):
@@ -578,20 +594,23 @@ def _read_sentence(sentence: str) -> tuple[tuple[str, str, str | None, str], ...
             found.append((start, end, finding, status))
     found.sort()
     general = _general(sentence, found)
-    mentions = []  # (start, finding, status, side, words)
+    mentions = []  # (start, finding, status, side, words, shared)
     for position, (start, end, finding, fixed) in enumerate(found):
         status = fixed or _status(sentence, found, position)
         if status is None or position in general:
             continue
         for said, side in [(status, None)] if finding in MIDLINE else _sides(sentence, found, position, status):
-            mentions.append((start, finding, said, side, sentence[start:end]))
+            shared = side is not None and len(found) > 1 and _own_side(sentence, found, position) is None
+            mentions.append((start, finding, said, side, sentence[start:end], shared))
     if not _NOT_THE_WHOLE.search(sentence):
         named = {mention[1] for mention in mentions}
         for clear in (*_CLEAR.finditer(sentence), *_PART_NORMAL.finditer(sentence)):
             near = _JOINER.split(_TWO_SIDES.sub("both", sentence[: clear.start()]))[-1] + clear[0]
             side = _side_words(near) or _opening_side(sentence)
             mentions += [
-                (clear.start(), finding, ABSENT, side, clear[0]) for finding in _CLEAR_DENIES if finding not in named
+                (clear.start(), finding, ABSENT, side, clear[0], False)
+                for finding in _CLEAR_DENIES
+                if finding not in named
             ]
     return tuple(mention[1:] for mention in sorted(mentions, key=lambda item: item[0]))
 
@@ -756,14 +775,14 @@ def _side(sentence: str, found: list, position: int) -> str | None:
 
     # A list shares its place: "consolidation and effusion at the right base" ...
     here = position
-    while _LISTED.fullmatch(gap(here)) and not _side_words(gap(here)):
+    while here < position + _LIST_REACH and _LISTED.fullmatch(gap(here)) and not _side_words(gap(here)):
         here += 1
         if _own_side(sentence, found, here):
             return _own_side(sentence, found, here)
     # ... "left effusion and atelectasis"; and what explains a shadow is where the shadow is: "opacity at the right
     # base, likely atelectasis or infiltrate".
     here = position
-    while _LISTED.fullmatch(gap(here - 1)) or _EXPLAINS.search(gap(here - 1)):
+    while here > position - _LIST_REACH and (_LISTED.fullmatch(gap(here - 1)) or _EXPLAINS.search(gap(here - 1))):
         here -= 1
         if _own_side(sentence, found, here):
             return _own_side(sentence, found, here)

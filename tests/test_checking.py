@@ -117,6 +117,7 @@ SENTENCES = [
     ("collapse", "Possible atelectasis on the right.", "Atelectasis U", "unsupported"),
     ("collapse", "No atelectasis on the left.", "Atelectasis U", "unsupported"),
     ("collapse", "Right pneumothorax and left atelectasis.", "Atelectasis U", "unsupported"),
+    ("collapse", "Right pneumothorax and atelectasis.", "", "supported"),  # the side may be the neighbour's alone
     ("collapse", "Left pneumothorax and left atelectasis.", "Pneumothorax S, Atelectasis U", "contradicted"),
     # one side denied
     ("failing heart", "Left effusion, no right effusion.", "", "supported"),

@@ -1,6 +1,7 @@
 """Sentences written by hand, with what a reader would take from them."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -200,7 +201,19 @@ SENTENCES = [
     ("Diagnostic methods include chest CT for nodules.", ""),
     ("Symptoms of cardiomegaly include fatigue; no effusion.", "EF-"),
     ("Pneumothorax can cause pain, and the heart is enlarged.", "CM+"),
+    ("Pneumothorax is a collapsed lung.", ""),
+    ("Consolidation is typically seen in pneumonia.", ""),
+    ("Pneumonia may lead to consolidation and effusion.", ""),
+    ("In patients with cardiomegaly, echocardiography is useful.", ""),
+    ("For pneumothorax, treatment includes a chest tube.", ""),
+    ("If a pneumothorax is present, a chest tube is needed.", ""),
+    ("CT is useful for evaluating pulmonary fibrosis.", ""),
+    ("Cause: pneumonia most often; also edema, collapse or tumor.", ""),
+    ("Red flags: fever with an effusion; tension pneumothorax.", ""),
     # ... and what only looks like it
+    ("Pleural effusion causes compressive atelectasis.", "EF+ AT+"),
+    ("Cardiomegaly with pleural effusion, commonly caused by heart failure.", "CM+ EF+"),
+    ("The right pleural effusion may cause shortness of breath.", "EF+r"),
     ("There is consolidation which may be caused by pneumonia.", "CO+"),
     ("Findings consistent with pleural effusion.", "EF+"),
     ("The effusion is caused by heart failure.", "EF+"),
@@ -232,6 +245,18 @@ def spell(mentions):
 @pytest.mark.parametrize("sentence, expected", SENTENCES, ids=[s for s, _ in SENTENCES])
 def test_sentence(sentence, expected):
     assert spell(find_mentions(sentence)) == expected
+
+
+def test_a_side_that_a_list_shares_is_marked():
+    own, shared = find_mentions("Left effusion and atelectasis.")
+    assert (own.side, own.side_shared, shared.side, shared.side_shared) == ("left", False, "left", True)
+    assert not any(m.side_shared for m in find_mentions("Left effusion, right atelectasis and cardiomegaly."))
+
+
+def test_a_model_that_repeats_itself_is_read_to_the_end():
+    started = time.process_time()
+    assert [m.finding for m in find_mentions("effusion, " * 200)] == ["Pleural effusion"] * 200
+    assert time.process_time() - started < 10
 
 
 def test_case_and_typography_do_not_matter():

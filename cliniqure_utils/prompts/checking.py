@@ -30,7 +30,8 @@ def check_sentences(text: str, evidence: Evidence) -> list[dict]:
         Status "contradicted": it states a finding that neither model stands for ("hallucination"), on a side where none
         was found ("wrong side"), or denies one that is there, or all of them: "normal chest" ("contradiction").
         "unsupported": it leaves open a finding that is not in the evidence (also a "hallucination"), or tells the side
-        of one that the classifier alone found, so that none is known ("untold side").
+        of one that the classifier alone found, so that none is known ("untold side"; not where the side may belong to a
+        neighbour alone: "left effusion and atelectasis").
         "supported": what it says about findings agrees with the evidence. "neutral": it says nothing about them in this
         film, as general talk does: "effusions are treated by drainage".
     """
@@ -72,7 +73,7 @@ def _judge(
     if mention.finding not in present:
         return "unsupported" if mention.status == labeller.UNCERTAIN else "contradicted", HALLUCINATION
     if said and not known:
-        return "unsupported", UNTOLD_SIDE
+        return ("supported", None) if mention.side_shared else ("unsupported", UNTOLD_SIDE)
     return ("contradicted", WRONG_SIDE) if said - known else ("supported", None)
 
 
