@@ -1,7 +1,8 @@
 """Films per second of the models and of the loader, each beside a plain alternative, in CPU seconds; and whether the
 RoI sampling that makes the paper's detector affordable costs anything.
 
-`make bench ONLY=models`. With a finished demo run the loader reads its films; else such films are made.
+`make bench ONLY=models`. With a finished demo run the loader reads its films, and the paper's detector on a small
+trunk is trained with either sampling (5 minutes); else films for the loader are made.
 """
 
 import tempfile
@@ -14,10 +15,11 @@ import torch
 from common import Bench, cost
 from PIL import Image
 
-from cliniqure_utils import classification, detection, loaders
+from cliniqure_utils import classification, detection, loaders, metrics, training, trunks, vindr
 
 FILMS = Path(__file__).parents[2] / "outputs" / "demo" / "01_preprocess"
 DEMO = dict(backbone="tiny", neck="topdown", image_size=192, anchor_scales=[24, 48, 80, 120], head_width=256)
+SEEDS, STEPS = (0, 1, 2), 150  # of the trainings that compare the samplings
 
 
 def batch_of(size: int, n: int) -> dict:
@@ -42,11 +44,18 @@ def step_of(model: torch.nn.Module, size: int, n: int):
     return step
 
 
+def set_sampling(detector: detection.Detector, as_torchvision: bool) -> None:
+    """Our sizes for the paper's detector, or all as torchvision has them."""
+    detector.network.roi_heads.fg_bg_sampler.batch_size_per_image = 512 if as_torchvision else 64
+    detector.network.rpn._pre_nms_top_n["training"] = 2000 if as_torchvision else 1000
+    detector.network.rpn._post_nms_top_n["training"] = 2000 if as_torchvision else 300
+
+
 def paper_detector(as_torchvision: bool, **changes) -> detection.Detector:
     """The paper's detector with our sampling, or with every sampling size as torchvision has it."""
-    detector = detection.build_detector(rois_per_image=512 if as_torchvision else 64, **changes)
+    detector = detection.build_detector(rois_per_image=64, **changes)
     if as_torchvision:
-        detector.network.rpn._pre_nms_top_n["training"] = detector.network.rpn._post_nms_top_n["training"] = 2000
+        set_sampling(detector, True)
     return detector
 
 
@@ -68,16 +77,23 @@ def sampled_rois(as_torchvision: bool) -> float:
     return float(np.mean(found))
 
 
+def there_is_a_run() -> bool:
+    return (FILMS / "index.csv").is_file()
+
+
+def demo_films(split: str, size: int, augment=None, most: int | None = None) -> loaders.FilmDataset:
+    """Films of the demo run with their merged boxes."""
+    index = pd.read_csv(FILMS / "index.csv", dtype={"image_id": str})
+    splits = pd.read_csv(FILMS / "splits.csv", dtype={"image_id": str})
+    boxes = loaders.boxes_per_class(vindr.read_merged(FILMS / "annotations.csv"))
+    ids = sorted(splits.image_id[splits.split == split])[:most]
+    return loaders.FilmDataset(FILMS / "images", ids, size, loaders.dicom_sizes(index), boxes, augment, seed=0)
+
+
 def dataset_of(folder: Path, size: int, augment):
     """The demo's training films with their boxes; random films when there is no demo run."""
-    if (FILMS / "index.csv").is_file():
-        from cliniqure_utils import vindr
-
-        index = pd.read_csv(FILMS / "index.csv", dtype={"image_id": str})
-        splits = pd.read_csv(FILMS / "splits.csv", dtype={"image_id": str})
-        boxes = loaders.boxes_per_class(vindr.read_merged(FILMS / "annotations.csv"))
-        ids = sorted(splits.image_id[splits.split == "train"])[:128]
-        return loaders.FilmDataset(FILMS / "images", ids, size, loaders.dicom_sizes(index), boxes, augment)
+    if there_is_a_run():
+        return demo_films("train", size, augment, most=128)
     rng = np.random.default_rng(0)
     ids = [f"film{i}" for i in range(64)]
     for image_id in ids:
@@ -93,6 +109,71 @@ def load_all(dataset) -> None:
         loaders.collate([dataset[i] for i in range(start, min(start + 16, len(dataset)))])
 
 
+@torch.no_grad()
+def validation(detector: detection.Detector, films: loaders.FilmDataset) -> tuple[float, float, float]:
+    """(mAP@0.4, loss over the regions that we would sample, over those of torchvision) on films with merged boxes."""
+    index = pd.read_csv(FILMS / "index.csv", dtype={"image_id": str})
+    boxes = loaders.boxes_per_class(vindr.read_merged(FILMS / "annotations.csv"))
+    found = detection.predict_boxes(detector, films, loaders.dicom_sizes(index), progress=False)
+    known = boxes[boxes.image_id.isin(films.image_ids)]
+    score = metrics.mean_average_precision(references=known, predictions=found)[0]
+    detector.train().network.backbone.eval()  # losses, but no new batch statistics
+    losses = []
+    for as_torchvision in (False, True):
+        set_sampling(detector, as_torchvision)
+        torch.manual_seed(0)
+        total = 0.0
+        for start in range(0, len(films), 16):
+            batch = loaders.collate([films[i] for i in range(start, min(start + 16, len(films)))])
+            batch.pop("image_id")
+            total += len(batch["image"]) * detector(**batch)["loss"].item()
+        losses.append(total / len(films))
+    return score, *losses
+
+
+def compare_samplings(bench: Bench) -> None:
+    """Train the paper's shape (one 7 x 7 map, 735 anchors, RoIAlign to 7 x 7) on a small trunk with either sampling.
+
+    The same films, steps, first weights and seeds. The trunk is taught by heat maps first, as the demo's is, since from
+    random weights neither finds anything in so few steps; then it stays as it is, or 512 RoIs would take an hour.
+    """
+    augment = loaders.augmentation(0.5, 5.0, 0.0, shift=0.04, zoom=0.06, exposure=0.06)
+    train_set, val_set = demo_films("train", 224, augment), demo_films("val", 224)
+    found: dict[bool, list] = {False: [], True: []}
+    with tempfile.TemporaryDirectory() as folder:
+        common = dict(
+            device="cpu", output_dir=Path(folder) / "training", optimizer="adamw", weight_decay=0.01, warmup_steps=20,
+            collate=loaders.collate, resumable=False,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        warmup = classification.HeatmapClassifier()
+        training.fit(warmup, train_set, seed=0, epochs=3, batch_size=16, learning_rate=0.002, **common)
+        trunks.save_body(warmup.body, Path(folder) / "trunk.safetensors")
+        for seed in SEEDS:
+            for as_torchvision in (False, True):
+                torch.manual_seed(seed)
+                detector = paper_detector(
+                    as_torchvision, backbone="tiny", head_width=256, weights=Path(folder) / "trunk.safetensors"
+                )
+                detector.network.backbone.requires_grad_(False)
+                started = time.process_time()
+                training.fit(
+                    detector, train_set, seed=seed, max_steps=STEPS, batch_size=4, learning_rate=0.001, **common
+                )
+                cpu = time.process_time() - started
+                found[as_torchvision].append((*validation(detector, val_set), cpu))
+                print(f"seed {seed}, {512 if as_torchvision else 64} RoIs: {found[as_torchvision][-1]}", flush=True)
+    ours, theirs = (np.array(found[name]) for name in (False, True))
+    columns = (
+        (0, "mAP@0.4 on val", "", 3), (1, "val loss, our regions", "", 3),
+        (2, "val loss, torchvision's regions", "", 3), (3, "CPU of it", "s", 0),
+    )  # fmt: skip
+    for column, name, unit, digits in columns:
+        for who, values in (("64 RoIs", ours), ("512 RoIs", theirs)):
+            shown = ", ".join(f"{value:.{digits}f}" for value in values[:, column])
+            bench.state(f"{STEPS} steps, {who}: {name} ({shown})", unit, values[:, column].mean())
+
+
 def main() -> None:
     bench = Bench("models")
     torch.manual_seed(0)
@@ -106,7 +187,8 @@ def main() -> None:
     demo = cost(step_of(detection.build_detector(rois_per_image=32, **DEMO), 192, 16), repeats=2)[0]
     bench.state("demo detector, batch 16", "films/s", 16000 / demo.cpu)
     paper = cost(step_of(classification.build_classifier("seresnet50"), 224, 4), repeats=2)[0]
-    small = cost(step_of(classification.build_classifier("seresnet_tiny"), 192, 16), repeats=2)[0]
+    taught = classification.build_classifier("seresnet_tiny", heatmap_weight=2.0)
+    small = cost(step_of(taught, 192, 16), repeats=2)[0]
     bench.state("paper classifier (seresnet50, 224)", "films/s", 4000 / paper.cpu)
     bench.state("demo classifier, batch 16", "films/s", 16000 / small.cpu)
 
@@ -122,6 +204,10 @@ def main() -> None:
     for name, step in (("detector", demo), ("classifier", small)):
         share = 100 * (16 / again) / (16 / again + step.cpu / 1000)
         bench.state(f"share of a demo {name} step spent loading", "%", share)
+    if there_is_a_run():
+        compare_samplings(bench)
+    else:
+        print("no demo run: the two samplings are not trained against each other (make run first)")
     bench.write()
 
 
