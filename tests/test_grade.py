@@ -16,7 +16,7 @@ from cliniqure_utils.grade import as_json, as_junit, as_table, grade_run, make_r
 from cliniqure_utils.grade import run as grade_module
 from cliniqure_utils.grade.exercises import find_exercises, try_again, verdict
 from cliniqure_utils.grade.grading import check_record, write_reference
-from cliniqure_utils.grade.recompute import same_text
+from cliniqure_utils.grade.recompute import same_text, shown_text
 from cliniqure_utils.grade.structure import answers, is_answered
 
 PARAMETERS = 'run_dir = "../outputs/demo"  # here\nseed = 2024  # chance\n'
@@ -370,6 +370,18 @@ def numbers_only(folder: Path, seed: int, value: float, course, profile="demo"):
     (folder / "07_evaluate" / "metrics.json").write_text(json.dumps(metrics))
     (folder / "run.json").write_text(json.dumps({"profile": profile, "seed": seed, "notebooks": {}}))
     return opened(course, folder)
+
+
+def test_a_line_that_a_busy_kernel_sends_in_pieces_is_one_line():
+    def cell(*texts):
+        return {"outputs": [{"output_type": "stream", "name": "stdout", "text": text} for text in texts]}
+
+    whole = cell("loss 0.5\ndone\n")
+    for pieces in (("loss 0.5\ndone", "\n"), ("loss", " 0.5\n", "done\n"), (["loss 0.5\n", "do"], "ne")):
+        assert shown_text(cell(*pieces)) == shown_text(whole) == "loss 0.5\ndone"
+    assert shown_text(cell("loss 0.5\n", "done more\n")) != shown_text(whole)
+    shown = {"output_type": "execute_result", "data": {"text/plain": ["a\n", "b"]}}
+    assert shown_text({"outputs": [*whole["outputs"], shown]}) == "loss 0.5\ndone\na\nb"
 
 
 def test_a_reference_holds_the_spread_of_its_seeds(course, tmp_path):

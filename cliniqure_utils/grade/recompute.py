@@ -128,14 +128,15 @@ def _compare_copy(run: Run, again: list[dict]) -> Check:
 
 def shown_text(cell: dict) -> str:
     """Printed and displayed text of a cell; pictures, progress bars and warnings are left out."""
-    parts = []
+    text = ""
     for output in cell.get("outputs", []):
         if output.get("output_type") == "stream" and output.get("name") == "stdout":
-            parts.append(joined(output.get("text", "")))
+            text += joined(output.get("text", ""))  # a busy kernel sends one line in pieces
         data = output.get("data", {})
         if not any(mime.startswith("image/") for mime in data):
-            parts += [joined(data[mime]) for mime in ("text/plain", "text/html") if mime in data]
-    return "\n".join(parts)
+            for mime in ("text/plain", "text/html"):
+                text += f"\n{joined(data[mime])}\n" if mime in data else ""
+    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
 
 
 def same_text(own: str, made: str) -> bool:
