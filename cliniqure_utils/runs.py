@@ -6,6 +6,8 @@ Every notebook opens with `step = RunStep(run_dir, "NN_name")` and closes with `
 import json
 import os
 import random
+import re
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -42,6 +44,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary.is_file():
             temporary.unlink()
+
+
+def clear_unfinished(folder: str | Path) -> None:
+    """Remove what `atomic_path` was writing below a folder when its process was killed; `*.png` would find it, too."""
+    for path in sorted(Path(folder).rglob(".*"), reverse=True):
+        if re.match(r"\.[0-9a-f]{8}\..", path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -88,7 +100,7 @@ class RunStep:
         name: One of `STEPS`.
 
     Attributes:
-        dir: `run_dir/name`, made when missing.
+        dir: `run_dir/name`, made when missing, and cleared of half-written files of a killed run.
     """
 
     def __init__(self, run_dir: str | Path, name: str):
@@ -98,6 +110,7 @@ class RunStep:
         self.run_dir = Path(run_dir)
         self.dir = self.run_dir / name
         self.dir.mkdir(parents=True, exist_ok=True)
+        clear_unfinished(self.dir)
         self._written: list[str] = []
 
     def input(self, relative: str) -> Path:

@@ -9,6 +9,7 @@ import pytest
 
 from cliniqure_utils import claims, metrics
 from cliniqure_utils.claims import facts
+from cliniqure_utils.runs import RunStep
 
 # Every cell of Tables 1 to 7 that holds a number (Table 1 by row), with the value as the paper prints it.
 TABLE_2 = [
@@ -300,3 +301,23 @@ def test_facts_of_the_demo_chain(tmp_path):
     assert facts.prompts_ask_for_all_four(tmp_path) is True
     path.write_text(json.dumps(prompts[0] | {"prompt": "Describe the film."}) + "\n")
     assert facts.prompts_ask_for_all_four(tmp_path) is False
+
+
+def test_a_half_written_film_of_a_killed_run_is_never_looked_at(tmp_path):
+    """A run that was killed while films were converted once stopped in its last notebook."""
+    from PIL import Image
+
+    step = RunStep(tmp_path, "01_preprocess")
+    (step.dir / "images").mkdir()
+    Image.new("L", (64, 64), 200).save(step.dir / "images" / "film.png")
+    half = step.dir / "images" / ".d0d68abd.film.png"
+    half.write_bytes(b"\x89PNG")
+    pd.DataFrame({"image_id": ["film"], "rows": 64, "columns": 64}).to_csv(step.dir / "index.csv", index=False)
+    assert facts.films_are_scaled(tmp_path) is True
+    other = step.dir / "images" / ".hidden.png"
+    other.write_bytes(b"mine")
+    (step.dir / ".0a1b2c3d.folder").mkdir()
+    (step.dir / ".0a1b2c3d.folder" / "part").touch()
+    RunStep(tmp_path, "01_preprocess")
+    assert not half.exists() and not (step.dir / ".0a1b2c3d.folder").exists(), "the run that goes on clears them away"
+    assert other.read_bytes() == b"mine" and (step.dir / "images" / "film.png").is_file()

@@ -121,7 +121,10 @@ def test_a_finished_cohort_is_kept_and_repaired(made, make, tmp_path, monkeypatc
     assert done == [] and settings["n_patients"] == N
     (tmp_path / "train" / f"{cohort.image_id_of(SEED, 4)}.dicom").unlink()
     (tmp_path / "train" / f"{cohort.image_id_of(SEED, 5, visit=1)}.dicom").unlink()
+    half = tmp_path / "train" / f".0a1b2c3d.{cohort.image_id_of(SEED, 4)}.dicom"  # of a killed run
+    half.write_bytes(b"half")
     make(tmp_path)
+    assert not half.exists(), "or reading *.dicom would find it"
     assert done == [4, 5] and fingerprint(tmp_path) == fingerprint(made)
 
 

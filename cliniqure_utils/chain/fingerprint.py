@@ -164,5 +164,6 @@ def data_fingerprint(data_dir: Path) -> dict:
     cohort = data_dir / "cohort.json"
     if cohort.is_file():
         return {"kind": "simulated", "cohort": sha256_file(cohort), "tables": tables}
-    files = [(str(path.relative_to(data_dir)), path.stat().st_size) for path in data_dir.rglob("*") if path.is_file()]
+    found = [path for path in data_dir.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    files = [(str(path.relative_to(data_dir)), path.stat().st_size) for path in found]
     return {"kind": "archive", "tables": tables, "n_files": len(files), "names_and_sizes": digest(sorted(files))}

@@ -203,13 +203,15 @@ def trunk_map_size(run_dir: Path) -> list[int]:
 def films_are_scaled(run_dir: Path) -> bool | None:
     """Do the films that the models see hold values in [0, 1]? Looks at one film of the run."""
     folder = run_dir / "01_preprocess" / "images"
-    path = next(iter(sorted(folder.glob("*.png"))), None)
-    if path is None or not (folder.parent / "index.csv").is_file():
+    if not (folder.parent / "index.csv").is_file():
         return None
     from cliniqure_utils.loaders import FilmDataset, dicom_sizes
 
     index = pd.read_csv(run_dir / "01_preprocess" / "index.csv", dtype={"image_id": str})
-    image = FilmDataset(folder, [path.stem], 64, dicom_sizes(index))[0]["image"]
+    kept = sorted(i for i in index.image_id if (folder / f"{i}.png").is_file())
+    if not kept:
+        return None
+    image = FilmDataset(folder, kept[:1], 64, dicom_sizes(index))[0]["image"]
     return bool(image.is_floating_point() and image.min() >= 0 and image.max() <= 1)
 
 

@@ -19,7 +19,7 @@ from cliniqure_utils.cohort.anatomy import Anatomy, ensure_anatomy
 from cliniqure_utils.cohort.compare import compare_with_vindr, prevalence_table
 from cliniqure_utils.cohort.leaks import draw_nuisances, leak_test
 from cliniqure_utils.cohort.plan import has_follow_up, plan_patient, plan_visits
-from cliniqure_utils.runs import write_json, write_jsonl, write_table
+from cliniqure_utils.runs import clear_unfinished, write_json, write_jsonl, write_table
 
 VERSION = 4  # raise when a change alters the films or the tables
 SIMULATED_FINDINGS = vindr.FINDINGS
@@ -84,6 +84,7 @@ def ensure_cohort(
     _refuse_real_data(data_dir)
     data_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(data_dir / ".cohort.lock"):
+        clear_unfinished(data_dir)
         settings = {
             "version": VERSION, "n_patients": n_patients, "size": size, "seed": seed, "layout": layout,
             "findings": list(SIMULATED_FINDINGS),
