@@ -138,6 +138,7 @@ _HEAD = """\
 body { margin: 0 auto; max-width: 1120px; padding: 1rem; color: var(--ink); background: #fff;
   font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.5rem; margin: .2rem 0; line-height: 1.2; overflow-wrap: anywhere; }
+p { overflow-wrap: anywhere; }
 h2 { font-size: 1.1rem; margin: 1.4rem 0 .4rem; border-bottom: 2px solid var(--ink); padding-bottom: .15rem; }
 .notice { border: 2px solid var(--ink); padding: .4rem .8rem; font-weight: 600; display: inline-block;
   margin: .5rem 0; }
