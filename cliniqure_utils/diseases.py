@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 LANGUAGE = "en"  # the paper's choice: a configuration of its table on the hub
@@ -58,7 +59,7 @@ def sourced_rows(table: pd.DataFrame) -> pd.Series:
 
 def _as_text(value) -> str:
     """A cell as one line of text; the published table holds lists in places."""
-    if hasattr(value, "tolist") or isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | np.ndarray):
         return ", ".join(_as_text(part) for part in value)
     return "" if value is None or value != value else " ".join(str(value).split())
 

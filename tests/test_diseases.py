@@ -59,6 +59,13 @@ def test_a_copy_of_the_published_repository_is_read_in_the_papers_language(tmp_p
         read_diseases(tmp_path / "copy")
 
 
+def test_lists_and_numbers_become_text(tmp_path):
+    rows = [{"disease": "Gout", "common_symptom": ["hot toe", "fever"], "age": 40, "share": 0.5}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (row,) = read_diseases(tmp_path / "rows.json")[0].to_dict("records")
+    assert row == {"disease": "Gout", "common_symptom": "hot toe, fever", "age": "40", "share": "0.5"}
+
+
 def test_a_saved_data_set_is_read(tmp_path):
     from datasets import Dataset, DatasetDict
 
