@@ -159,3 +159,9 @@ def test_one_step_of_a_classifier_that_boxes_teach(repository, films, tmp_path):
 def test_only_a_detector_trained_on_mirrored_films_may_look_at_them(repository, name):
     values = values_of(repository, name)["02_detect"]
     assert values["flip_probability"] > 0 or not values["test_flip"]
+
+
+def test_beyond_fuses_both_views_of_a_film_and_lets_boxes_teach_its_classifier(repository):
+    values = values_of(repository, "beyond")
+    assert values["02_detect"]["test_flip"] is True and values["02_detect"]["balanced"] is True
+    assert values["03_classify"]["model_name"] == "seresnet50" and values["03_classify"]["heatmap_weight"] > 0
