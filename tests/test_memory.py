@@ -1,0 +1,54 @@
+"""What the package does about memory that is freed: it is used again, and only where the user has not chosen."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
+
+# An array of 64 MB, 20 times made and freed after the first two: 16,384 pages of 4 KB each time they come anew.
+PAGES = """
+import resource
+import numpy as np
+import cliniqure_utils
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+for _ in range(2):
+    np.full(2**23, 1.5)
+before = faults()
+for _ in range(20):
+    np.full(2**23, 1.5)
+print(faults() - before)
+"""
+
+
+def fresh_pages(**variables: str) -> int:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
+    ended = subprocess.run(
+        [sys.executable, "-c", PAGES], env=kept | variables, capture_output=True, text=True, check=True
+    )
+    return int(ended.stdout)
+
+
+@glibc
+def test_freed_memory_is_used_again():
+    assert fresh_pages() < 1000
+
+
+@glibc
+def test_a_choice_of_the_user_stays():
+    # numpy asks for huge pages of 512 small ones where the system has them.
+    assert fresh_pages(MALLOC_MMAP_THRESHOLD_="1000000") > 20 * 16384 / 512
+    assert fresh_pages(GLIBC_TUNABLES="glibc.malloc.mmap_threshold=1000000") > 20 * 16384 / 512
+
+
+def test_where_there_is_no_glibc_nothing_is_done(monkeypatch):
+    from cliniqure_utils import runs
+
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert runs.keep_freed_memory() is False
