@@ -112,7 +112,8 @@ def examine(repository: Path = REPOSITORY) -> tuple[list[str], bool]:
         problems.append(f"{free:.1f} GB of disk are free; the demo run needs about {NEEDED_DISK} GB")
     lines.append(f"Processor {psutil.cpu_count(logical=False)} cores, {psutil.cpu_count()} threads")
 
-    threads = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if name in os.environ}
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    threads = {name: os.environ[name] for name in names if name in os.environ}
     if threads:
         lines.append("          " + ", ".join(f"{name}={value}" for name, value in threads.items()))
 

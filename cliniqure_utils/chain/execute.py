@@ -20,7 +20,10 @@ from cliniqure_utils.runs import write_text
 
 # Given to the kernel where the caller's environment does not set them.
 KERNEL_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "passive",  # spinning threads slow every small operation down when cores are shared
+    # A waiting thread that spins takes the core from one that works, and one that sleeps at once wakes up too late for
+    # the next of many short operations: a short spin (libgomp), then sleep. BENCHMARKS.md has what it saves.
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "2000",
     "TQDM_MININTERVAL": "1",  # seconds; a progress bar is kept in the executed copy
     "TOKENIZERS_PARALLELISM": "false",  # its warning after a fork would land in the output
     "PYTHONHASHSEED": "0",  # the order of a set is the same in every run
