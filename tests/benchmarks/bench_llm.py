@@ -23,14 +23,16 @@ from cliniqure_utils.runs import read_jsonl, write_json
 DEMO = Path(__file__).parents[2] / "outputs" / "demo"
 COPY = OUT / "llm_run"
 MODELS = DEMO.parents[1] / "data" / "models"
-CAUSAL_STEPS, SEQ_CLS_STEPS = 128, 375
+CAUSAL_STEPS, SEQ_CLS_STEPS, BATCH = 128, 375, 24
 CHANGES = {
+    "05_finetune_llm.causal_batch_size": 4,
     "05_finetune_llm.causal_steps": CAUSAL_STEPS,
     "05_finetune_llm.seq_cls_steps": SEQ_CLS_STEPS,
     "05_finetune_llm.learning_rate": 0.002,
     "06_generate_report.n_films": None,
     "06_generate_report.n_films_seq_cls": 10_000,
     "06_generate_report.max_new_tokens": 80,
+    "06_generate_report.batch_size": BATCH,
 }
 SYSTEMS = ("base", "seq_cls", "causal_lm", "template")
 
@@ -127,7 +129,7 @@ def main() -> None:
     bench.state(f"seq_cls accuracy after {SEQ_CLS_STEPS} steps", "share", own["llm/seq_cls_accuracy_seen"])
     bench.state("chance", "share", own["llm/seq_cls_chance"])
     for name, speed in writing_speeds().items():
-        bench.state(f"{name}, batches of 8", "tokens/s", speed)
+        bench.state(f"{name}, batches of {BATCH}", "tokens/s", speed)
     systems, differences = table()
     with pd.option_context("display.width", 160, "display.max_columns", None):
         print(f"whole test split, causal_lm after {CAUSAL_STEPS} steps, {len(vindr.FINDINGS)} findings")
