@@ -174,7 +174,10 @@ class FilmDataset(torch.utils.data.Dataset):
         if self.seed is None:
             return self.augment(sample)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]))
+            # Not torch.manual_seed: where there is no GPU it notes each call, with a traceback, for one that may come.
+            torch.default_generator.manual_seed(
+                int(np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0])
+            )
             return self.augment(sample)
 
 

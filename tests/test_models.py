@@ -38,6 +38,19 @@ def test_trunk_weights_round_trip_and_refuse_what_does_not_fit(tmp_path):
         trunks.build_trunk("resnet51")
 
 
+def test_the_fine_map_is_that_of_enlarged_maps_and_coordinates_laid_on_top_of_each_other():
+    torch.manual_seed(0)
+    body = trunks.TopDown(trunks.build_trunk("tiny")).eval()
+    maps = body.trunk.stages(torch.rand(2, 3, 160, 96))[1:]
+    height, width = 20, 12  # 160 and 96 over the stride of 8
+    assert [tuple(m.shape[1:]) for m in maps] == [(64, 20, 12), (96, 10, 6), (128, 5, 3)]
+    enlarged = [torch.nn.functional.interpolate(m, size=(height, width), mode="bilinear") for m in maps]
+    down = torch.linspace(-1, 1, height)[:, None].expand(2, 1, height, width)
+    across = torch.linspace(-1, 1, width).expand(2, 1, height, width)
+    wanted = torch.nn.functional.conv2d(torch.cat([*enlarged, down, across], 1), body.join[0].weight)
+    torch.testing.assert_close(body.join[0](maps), wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_a_torchvision_file_loads_into_the_same_network(tmp_path):
     import torchvision
 

@@ -199,7 +199,7 @@ def _kernel_manager(on_start: Callable[[subprocess.Popen], None], stopping: thre
 class _MemoryWatch(threading.Thread):
     """Samples the resident memory of a process and its descendants."""
 
-    def __init__(self, seconds: float = 0.25):
+    def __init__(self, seconds: float = 0.5):
         super().__init__(daemon=True)
         self.peak_mb = 0.0
         self._seconds = seconds
