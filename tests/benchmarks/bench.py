@@ -9,20 +9,20 @@ import bench_boxes
 import bench_cmn
 import bench_dicom
 import bench_llm
-import bench_memory
 import bench_metrics
 import bench_models
 import bench_predict
+import bench_process
 
 BENCHES = {
     "dicom": bench_dicom.main,
     "boxes": bench_boxes.main,
     "cmn": bench_cmn.main,
     "llm": bench_llm.main,
-    "memory": bench_memory.main,
     "metrics": bench_metrics.main,
     "models": bench_models.main,
     "predict": bench_predict.main,
+    "process": bench_process.main,
 }
 
 if __name__ == "__main__":
