@@ -145,7 +145,7 @@ def _load_strict(trunk: nn.Module, state: dict, source: str) -> None:
         ) from error
 
 
-class _JoinedMaps(nn.Conv2d):
+class JoinedMaps(nn.Conv2d):
     """A 1 x 1 convolution over maps of several strides and two coordinate channels: what it would give had all been
     enlarged to the finest map and laid on top of each other.
 
@@ -165,7 +165,8 @@ class _JoinedMaps(nn.Conv2d):
         y = torch.linspace(-1, 1, height, device=finest.device, dtype=finest.dtype).view(1, 1, -1, 1)
         x = torch.linspace(-1, 1, width, device=finest.device, dtype=finest.dtype).view(1, 1, 1, -1)
         place = torch.cat([y.expand(1, 1, height, width), x.expand(1, 1, height, width)], dim=1)
-        total = nn.functional.conv2d(finest, parts[0]) + nn.functional.conv2d(place, of_place)
+        # A bias comes with batch normalisation that is folded into the weights.
+        total = nn.functional.conv2d(finest, parts[0], self.bias) + nn.functional.conv2d(place, of_place)
         for smaller, weight in zip(maps[1:], parts[1:], strict=True):
             own = nn.functional.conv2d(smaller, weight)
             total = total + nn.functional.interpolate(own, size=(height, width), mode="bilinear")
@@ -189,7 +190,7 @@ class TopDown(nn.Module):
         self.trunk = trunk
         self.out_channels = out_channels
         self.join = nn.Sequential(
-            _JoinedMaps(trunk.stage_channels[1:], out_channels), nn.BatchNorm2d(out_channels), nn.ReLU(),
+            JoinedMaps(trunk.stage_channels[1:], out_channels), nn.BatchNorm2d(out_channels), nn.ReLU(),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(),
         )  # fmt: skip
 

@@ -10,7 +10,10 @@ import copy
 import torch
 from torch import nn
 
+from cliniqure_utils.trunks import JoinedMaps
+
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+LINEAR = (nn.Conv2d, JoinedMaps)
 
 
 def folded(trunk: nn.Module) -> nn.Module:
@@ -30,7 +33,7 @@ def folded(trunk: nn.Module) -> nn.Module:
             for first, second in _neighbours(module):
                 conv, norm = module._modules.get(first), module._modules.get(second)
                 # The very classes: a subclass may do something else besides. Statistics of the batch cannot be folded.
-                if type(conv) is nn.Conv2d and type(norm) in NORMS and norm.running_mean is not None:
+                if type(conv) in LINEAR and type(norm) in NORMS and norm.running_mean is not None:
                     _fold(conv, norm)
                     module._modules[second] = nn.Identity()
         return trunk.to(memory_format=torch.channels_last)
