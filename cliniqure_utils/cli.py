@@ -256,9 +256,9 @@ def _grade(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     import os
 
-    # Before torch is loaded, as for the kernels of the chain.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    from cliniqure_utils.runs import thread_settings
+
+    os.environ.update(thread_settings(os.environ))  # before torch is loaded
     from cliniqure_utils.notebooks import REPOSITORY
     from cliniqure_utils.predict.command import predict
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cliniqure_utils.runs import resolve_device
+from cliniqure_utils.runs import THREADS, resolve_device
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 INSTALL_STEP = "pip install -c constraints.txt -e '.[dev]'"
@@ -112,8 +112,7 @@ def examine(repository: Path = REPOSITORY) -> tuple[list[str], bool]:
         problems.append(f"{free:.1f} GB of disk are free; the demo run needs about {NEEDED_DISK} GB")
     lines.append(f"Processor {psutil.cpu_count(logical=False)} cores, {psutil.cpu_count()} threads")
 
-    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    threads = {name: os.environ[name] for name in names if name in os.environ}
+    threads = {name: os.environ[name] for name in ("OMP_NUM_THREADS", *THREADS) if name in os.environ}
     if threads:
         lines.append("          " + ", ".join(f"{name}={value}" for name, value in threads.items()))
 

@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import gguf
 import numpy as np
 import torch
 from torch import nn
@@ -98,6 +97,8 @@ def _packaged_model(folder: Path) -> Path:
 def _read_once() -> Iterator[None]:
     """While it lasts, transformers parses a GGUF file and makes its table of tensor names once. By itself it parses the
     file for the tokenizer, for the settings and for the weights, and makes the table for every module."""
+    import gguf
+
     kept = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
     try:
         for name, function in kept.items():

@@ -11,7 +11,7 @@ import random
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,10 @@ STEPS = (
     "06_generate_report",
     "07_evaluate",
 )
+
+# A waiting thread that spins takes the core from one that works, and one that sleeps at once wakes up too late for the
+# next of many short operations: a short spin (libgomp), then sleep. BENCHMARKS.md has what it saves.
+THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 
 
 class MissingInput(FileNotFoundError):
@@ -186,9 +190,9 @@ def keep_freed_memory() -> bool:
     """Let this process use freed memory again instead of handing each large array back to the system.
 
     By default glibc asks the system for every array of more than some MB, which then fills it with zeros page by page;
-    a training step allocates and frees such arrays by the hundred, and on the machine of BENCHMARKS.md the zeros took
-    more than half of it. Results do not change. Up to 2 GB that are free stay with the process. Importing the package
-    calls this; a variable MALLOC_... or GLIBC_TUNABLES of the user's is left alone. Source: ours, mallopt(3).
+    a training step allocates and frees such arrays by the hundred, and on the machine of BENCHMARKS.md that was a third
+    of a step of the demo's detector. Results do not change. Up to 2 GB that are free stay with the process. Importing
+    the package calls this; a MALLOC_... or GLIBC_TUNABLES of the user is left alone. Source: ours, mallopt(3).
 
     Returns:
         Whether it was done: only on Linux with glibc, and where the user has not chosen otherwise.
@@ -200,6 +204,11 @@ def keep_freed_memory() -> bool:
     options = {mmap_max: 0, trim_threshold: 2**31 - 1, top_pad: 64 * 2**20}
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(option, value) == 1 for option, value in options.items()])
+
+
+def thread_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """`THREADS` for a process that is about to start; none where `environment` sets one: the user has chosen."""
+    return {} if THREADS.keys() & environment.keys() else dict(THREADS)
 
 
 def resolve_device(device: str) -> str:

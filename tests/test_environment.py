@@ -9,7 +9,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from cliniqure_utils import cli, doctor
+from cliniqure_utils import cli, doctor, runs
 
 # What the course text names; environment.yml must hold them whatever else changes.
 NAMED = (
@@ -33,6 +33,13 @@ def environment_names(repository) -> tuple[list[str], list[str]]:
     options = [line for line in block if line.startswith("-")]
     names = [re.match(r"[A-Za-z0-9._-]+", line).group() for line in conda + [x for x in block if x not in options]]
     return [doctor.normalise(name) for name in names], options
+
+
+def test_make_gives_threads_the_settings_that_kernels_get(repository):
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    exported = dict(re.findall(r"^export (G?OMP_\w+) := (\S+)$", makefile, re.MULTILINE))
+    assert exported == runs.thread_settings({}) == {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
+    assert runs.thread_settings({"OMP_WAIT_POLICY": "active"}) == {}  # a user who wants spinning threads gets them
 
 
 def test_conda_and_pip_install_the_same(repository):

@@ -16,14 +16,10 @@ import psutil
 
 from cliniqure_utils.chain.parameters import Notebook, cell_source
 from cliniqure_utils.chain.surroundings import say
-from cliniqure_utils.runs import write_text
+from cliniqure_utils.runs import thread_settings, write_text
 
 # Given to the kernel where the caller's environment does not set them.
 KERNEL_ENVIRONMENT = {
-    # A waiting thread that spins takes the core from one that works, and one that sleeps at once wakes up too late for
-    # the next of many short operations: a short spin (libgomp), then sleep. BENCHMARKS.md has what it saves.
-    "OMP_WAIT_POLICY": "passive",
-    "GOMP_SPINCOUNT": "2000",
     "TQDM_MININTERVAL": "1",  # seconds; a progress bar is kept in the executed copy
     "TOKENIZERS_PARALLELISM": "false",  # its warning after a fork would land in the output
     "PYTHONHASHSEED": "0",  # the order of a set is the same in every run
@@ -177,7 +173,8 @@ def _kernel_manager(on_start: Callable[[subprocess.Popen], None], stopping: thre
             )
 
         async def start_kernel(self, **kw):
-            kw["env"] = {**KERNEL_ENVIRONMENT, **kw.get("env", os.environ)}
+            environment = kw.get("env", os.environ)
+            kw["env"] = {**KERNEL_ENVIRONMENT, **thread_settings(environment), **environment}
             await super().start_kernel(**kw)
             on_start(self.provisioner.process)
 
@@ -199,7 +196,7 @@ def _kernel_manager(on_start: Callable[[subprocess.Popen], None], stopping: thre
 class _MemoryWatch(threading.Thread):
     """Samples the resident memory of a process and its descendants."""
 
-    def __init__(self, seconds: float = 0.5):
+    def __init__(self, seconds: float = 0.25):
         super().__init__(daemon=True)
         self.peak_mb = 0.0
         self._seconds = seconds

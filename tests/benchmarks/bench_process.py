@@ -1,5 +1,5 @@
 """What the settings of a process save: freed memory that is used again (`runs.keep_freed_memory`) and threads that spin
-a little before they sleep (Makefile, `chain.execute`). A training step of the demo's detector with them, without the
+a little before they sleep (`runs.THREADS`). A training step of the demo's detector with them, without the
 one and without the other, in turns, each in a process of its own.
 
 `make bench ONLY=process`, 2 minutes. The first is for glibc, the second for libgomp; elsewhere they are equal.
@@ -13,14 +13,13 @@ import sys
 
 from common import Bench, Cost, cost
 
-from cliniqure_utils.chain.execute import KERNEL_ENVIRONMENT
+from cliniqure_utils.runs import THREADS
 
-OURS = {name: value for name, value in KERNEL_ENVIRONMENT.items() if name.startswith(("OMP_", "GOMP_"))}
 SETTINGS = {
-    "ours": OURS,
+    "ours": THREADS,
     # A value that glibc has anyway: a choice of the user, so the package leaves all of them alone.
-    "glibc's own memory settings": OURS | {"MALLOC_MMAP_MAX_": "65536"},
-    "threads that sleep at once": OURS | {"GOMP_SPINCOUNT": "0"},
+    "glibc's own memory settings": THREADS | {"MALLOC_MMAP_MAX_": "65536"},
+    "threads that sleep at once": THREADS | {"GOMP_SPINCOUNT": "0"},
 }
 ROUNDS = 3
 
