@@ -242,6 +242,7 @@ def build_classifier(
     loss: str = "bce",
     positive_weight: Sequence[float] | None = None,
     heatmap_weight: float = 0.0,
+    frozen_parts: int = 0,
 ) -> nn.Module:
     """`seresnet_tiny` or any timm name -> a module whose forward takes a FilmDataset batch.
 
@@ -252,17 +253,22 @@ def build_classifier(
         loss, positive_weight: Of `MultilabelLoss`; the paper's is "bce".
         heatmap_weight: Weight of the heat maps that boxes teach, in the loss; 0 is the paper's, who trains on labels
             alone, and leaves a timm network without a heat-map head. `seresnet_tiny` always has one.
+        frozen_parts: For `seresnet_tiny` with trunk weights: first parts of the trunk (stem, layer1, ...) that training
+            leaves as they are; 0 trains all, as the paper does.
 
     Raises:
         trunks.WeightsUnavailable: The weights cannot be had.
-        ValueError: A heat map is wanted of a network without a last map.
+        ValueError: A heat map is wanted of a network without a last map, or parts are to be frozen of a timm network.
     """
     criterion = MultilabelLoss(loss, positive_weight)
     if model_name != "seresnet_tiny":
+        if frozen_parts:
+            raise ValueError(f"frozen_parts is for seresnet_tiny; {model_name} is trained whole, set it to 0")
         return TimmClassifier(model_name, weights, criterion, heatmap_weight)
     body = trunks.TopDown(trunks.build_trunk("tiny"))
     if trunk_weights is not None:
         trunks.load_body(body, trunk_weights)
+        body.trunk.freeze(frozen_parts)
     return HeatmapClassifier(body, heatmap_weight, loss=criterion)
 
 

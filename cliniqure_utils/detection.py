@@ -4,12 +4,14 @@ Label map: 1-14 are `vindr.FINDINGS` in order, 0 is background; "No finding" is 
 are trained with zero boxes. Boxes are in input pixels inside the network and in DICOM pixels in every table.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -101,8 +103,10 @@ def build_detector(
         rpn_post_nms_top_n_train=300,
         rpn_pre_nms_top_n_test=500,
         rpn_post_nms_top_n_test=100,
-        # RoIAlign runs backwards on one thread: one sample per bin on the fine map, four on coarse ones.
-        box_roi_pool=MultiScaleRoIAlign(names, output_size=roi_pool_size, sampling_ratio=1 if neck == "topdown" else 2),
+        # One sample per bin is enough on the fine map; torchvision's four go on coarse ones.
+        box_roi_pool=RoIAlignOnOneMap(roi_pool_size)
+        if neck == "topdown"
+        else MultiScaleRoIAlign(names, output_size=roi_pool_size, sampling_ratio=2),
         box_head=TwoMLPHead(head_input, head_width),
         box_predictor=FastRCNNPredictor(head_width, N_CLASSES),
         box_score_thresh=0.01,
@@ -111,6 +115,48 @@ def build_detector(
         box_batch_size_per_image=rois_per_image,
     )
     return Detector(network, image_size)
+
+
+class RoIAlignOnOneMap(MultiScaleRoIAlign):
+    """RoIAlign with one sample in the middle of each bin of a single map, quick on a CPU.
+
+    The same numbers as torchvision's `MultiScaleRoIAlign(["0"], output_size, sampling_ratio=1)`, whose backward pass
+    runs on one thread there; written as `grid_sample` it is 3 to 4 times faster, and the demo detector's step 15 to
+    20 % shorter. One difference: a region narrower than a cell, at the right or lower edge of the map, reads the edge
+    where torchvision reads zeros.
+
+    Args:
+        output_size: Bins along each side of a region.
+    """
+
+    def __init__(self, output_size: int):
+        super().__init__(["0"], output_size=output_size, sampling_ratio=1)
+
+    def forward(
+        self, maps: Mapping[str, torch.Tensor], boxes: Sequence[torch.Tensor], image_shapes: Sequence[tuple[int, int]]
+    ) -> torch.Tensor:
+        """One map (n, channels, h, w); per image boxes (k, 4), input pixels, within it; (height, width) of the images
+        -> (regions of all images, channels, bins, bins)."""
+        (features,) = maps.values()
+        n, channels, height, width = features.shape
+        bins, counts = self.output_size[0], [len(found) for found in boxes]
+        most = max(counts)
+        if most == 0:
+            return features.new_zeros(0, channels, bins, bins)
+        # Images have different numbers of regions; blank ones fill up the batch and are dropped below.
+        padded = torch.stack([F.pad(found, (0, 0, 0, most - len(found))) for found in boxes]).to(features).detach()
+        scale = 2.0 ** round(math.log2(height / max(shape[0] for shape in image_shapes)))  # as torchvision has it
+        corner = padded[..., :2] * scale
+        side = (padded[..., 2:] * scale - corner).clamp(min=1)
+        middle = (torch.arange(bins, device=features.device, dtype=features.dtype) + 0.5) / bins
+        x = (corner[..., :1] + side[..., :1] * middle) * (2 / max(width - 1, 1)) - 1
+        y = (corner[..., 1:] + side[..., 1:] * middle) * (2 / max(height - 1, 1)) - 1
+        shape = (n, most, bins, bins)
+        grid = torch.stack([x[:, :, None, :].expand(shape), y[:, :, :, None].expand(shape)], dim=-1)
+        grid = grid.reshape(n, most * bins, bins, 2)
+        sampled = F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=True)
+        regions = sampled.view(n, channels, most, bins, bins).transpose(1, 2)
+        return torch.cat([found[:count] for found, count in zip(regions, counts, strict=True)])
 
 
 class Detector(nn.Module):

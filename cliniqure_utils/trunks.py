@@ -37,6 +37,7 @@ class Trunk(nn.Module):
         name: One of TRUNKS.
         stage_channels: Channels of the maps at strides 4, 8, 16 and 32.
         channels, out_channels: The last of them (torchvision's detector reads the second name).
+        n_frozen: How many first parts training leaves as they are; see `freeze`.
     """
 
     def __init__(self, name: str, resnet: nn.Module, stage_channels: tuple[int, ...]):
@@ -48,6 +49,34 @@ class Trunk(nn.Module):
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, activation, resnet.maxpool)
         self.layer1, self.layer2 = resnet.layer1, resnet.layer2
         self.layer3, self.layer4 = resnet.layer3, resnet.layer4
+        self.n_frozen = 0
+
+    def freeze(self, n_parts: int) -> None:
+        """Leave the first `n_parts` of stem, layer1, ..., layer4 as they are in training, batch statistics too.
+
+        Their backward pass, the dearest part of the trunk at full resolution, is then not made.
+
+        Raises:
+            ValueError: Not 0 to 5.
+
+        Source: usual for detectors that start from trained weights (torchvision's default freezes two).
+        """
+        if not 0 <= n_parts <= 5:
+            raise ValueError(f"a trunk has 5 parts (stem, layer1 to layer4) to freeze, found {n_parts}")
+        self.n_frozen = n_parts
+        for number, part in enumerate(self._parts()):
+            part.requires_grad_(number >= n_parts)
+        self.train(self.training)
+
+    def _parts(self) -> tuple[nn.Module, ...]:
+        return self.stem, self.layer1, self.layer2, self.layer3, self.layer4
+
+    def train(self, mode: bool = True) -> "Trunk":
+        """As in every module, but what is frozen stays in eval mode: its batch statistics do not move."""
+        super().train(mode)
+        for part in self._parts()[: self.n_frozen]:
+            part.eval()
+        return self
 
     def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Normalised images (n, 3, H, W) -> four maps, strides 4, 8, 16, 32."""

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torchvision.ops import MultiScaleRoIAlign
 
 from cliniqure_utils import classification, detection, gradcam, loaders, metrics, training, trunks, vindr
 
@@ -49,6 +50,36 @@ def test_the_fine_map_is_that_of_enlarged_maps_and_coordinates_laid_on_top_of_ea
     across = torch.linspace(-1, 1, width).expand(2, 1, height, width)
     wanted = torch.nn.functional.conv2d(torch.cat([*enlarged, down, across], 1), body.join[0].weight)
     torch.testing.assert_close(body.join[0](maps), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_frozen_parts_stay_as_they_are_and_the_rest_learns(tmp_path):
+    torch.manual_seed(0)
+    trunks.save_body(trunks.TopDown(trunks.build_trunk("tiny")), tmp_path / "body.safetensors")
+    model = classification.build_classifier(
+        "seresnet_tiny", trunk_weights=tmp_path / "body.safetensors", heatmap_weight=2.0, frozen_parts=2
+    ).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    images, targets = torch.rand(4, 1, 64, 64), torch.ones(4, 15)
+    labels = [torch.tensor([1])] * 4
+    model(images, targets, [torch.tensor([[8.0, 8.0, 40.0, 40.0]])] * 4, labels)["loss"].backward()
+    optimizer.step()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    frozen = {name for name in before if name.startswith(("body.trunk.stem.", "body.trunk.layer1."))}
+    assert frozen and not frozen & moved  # the batch statistics among them
+    assert {name for name, p in model.named_parameters() if p.grad is None} == {
+        name for name, _ in model.named_parameters() if name in frozen
+    }
+    assert {"body.trunk.layer2.0.bn1.running_mean", "body.trunk.layer2.0.bn2.weight", "body.join.0.weight"} <= moved
+    model.body.trunk.freeze(0)
+    assert all(p.requires_grad for p in model.parameters()) and model.body.trunk.stem.training
+
+
+def test_only_the_parts_of_our_own_trunk_can_be_frozen():
+    with pytest.raises(ValueError, match="5 parts .* found 6"):
+        trunks.build_trunk("tiny").freeze(6)
+    with pytest.raises(ValueError, match="frozen_parts is for seresnet_tiny; seresnet18 is trained whole"):
+        classification.build_classifier("seresnet18", frozen_parts=1)
 
 
 def test_a_torchvision_file_loads_into_the_same_network(tmp_path):
@@ -255,6 +286,37 @@ def test_paper_detector_is_tables_3_and_4():
     assert generator.num_anchors_per_location() == [15]
     assert network.roi_heads.box_roi_pool.output_size == (7, 7)
     assert network.roi_heads.box_predictor.cls_score.out_features == 15
+
+
+def test_roi_align_on_one_map_is_torchvisions():
+    torch.manual_seed(0)
+    corner = torch.rand(9, 2) * torch.tensor([150.0, 80.0])
+    tall = torch.cat([corner, corner + torch.rand(9, 2) * 40], dim=1)
+    edges = torch.tensor([[0.0, 0.0, 192.0, 128.0], [180.0, 119.0, 192.0, 128.0], [40.0, 50.0, 40.5, 50.2]])
+    boxes = [tall, torch.zeros(0, 4), edges]
+    shapes = [(128, 192)] * 3
+    answers, slopes = [], []
+    for pool in (detection.RoIAlignOnOneMap(7), MultiScaleRoIAlign(["0"], output_size=7, sampling_ratio=1)):
+        features = torch.rand(3, 5, 16, 24, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        regions = pool({"0": features}, boxes, shapes)
+        (regions * torch.linspace(0, 1, regions.numel()).view_as(regions)).sum().backward()
+        answers.append(regions.detach())
+        slopes.append(features.grad)
+    assert answers[0].shape == (12, 5, 7, 7)
+    torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-4, atol=1e-5)
+    assert slopes[0][1].abs().max() == 0  # the film without a region
+
+
+def test_roi_align_on_one_map_by_hand():
+    pool = detection.RoIAlignOnOneMap(2)
+    columns = torch.arange(8.0).expand(1, 1, 8, 8)  # every cell holds its column
+    # Pixels 8 to 24 are columns 1 to 3 of a map of stride 8: the middles of two bins lie at 1.5 and 2.5.
+    found = pool({"0": columns}, [torch.tensor([[8.0, 0.0, 24.0, 16.0]])], [(64, 64)])
+    torch.testing.assert_close(found, torch.tensor([[1.5, 2.5], [1.5, 2.5]]).view(1, 1, 2, 2))
+    # Two pixels at the right edge: a region is at least a cell wide, 7.75 to 8.75; the map goes on as it ends, at 7.
+    assert pool({"0": columns}, [torch.tensor([[62.0, 0.0, 64.0, 16.0]])], [(64, 64)]).unique().tolist() == [7.0]
+    assert pool({"0": columns}, [torch.zeros(0, 4)], [(64, 64)]).shape == (0, 1, 2, 2)
 
 
 def small_detector(**changes):
