@@ -18,7 +18,7 @@ from PIL import Image
 from cliniqure_utils import classification, detection, loaders, metrics, training, trunks, vindr
 
 FILMS = Path(__file__).parents[2] / "outputs" / "demo" / "01_preprocess"
-DEMO = dict(backbone="tiny", neck="topdown", image_size=192, anchor_scales=[24, 48, 80, 120], head_width=256)
+DEMO = dict(backbone="tiny", neck="topdown", image_size=160, anchor_scales=[20, 40, 67, 100], head_width=256)
 SEEDS, STEPS = (0, 1, 2), 150  # of the trainings that compare the samplings
 
 
@@ -184,17 +184,17 @@ def main() -> None:
     bench.compare_cost("paper detector, step of 4 films", after, before, "torchvision's sampling sizes")
     bench.state("paper detector, our sampling", "films/s", 4000 / after.cpu)
     bench.state("paper detector, torchvision's sampling", "films/s", 4000 / before.cpu)
-    demo = cost(step_of(detection.build_detector(rois_per_image=32, **DEMO), 192, 16), repeats=2)[0]
+    demo = cost(step_of(detection.build_detector(rois_per_image=32, **DEMO), 160, 16), repeats=2)[0]
     bench.state("demo detector, batch 16", "films/s", 16000 / demo.cpu)
     paper = cost(step_of(classification.build_classifier("seresnet50"), 224, 4), repeats=2)[0]
     taught = classification.build_classifier("seresnet_tiny", heatmap_weight=2.0)
-    small = cost(step_of(taught, 192, 16), repeats=2)[0]
+    small = cost(step_of(taught, 160, 16), repeats=2)[0]
     bench.state("paper classifier (seresnet50, 224)", "films/s", 4000 / paper.cpu)
     bench.state("demo classifier, batch 16", "films/s", 16000 / small.cpu)
 
     augment = loaders.augmentation(0.5, 5.0, 0.0, shift=0.04, zoom=0.06, exposure=0.06)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = dataset_of(Path(folder), 192, augment)
+        dataset = dataset_of(Path(folder), 160, augment)
         started = time.process_time()
         load_all(dataset)
         first = len(dataset) / (time.process_time() - started)

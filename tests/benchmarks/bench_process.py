@@ -33,7 +33,7 @@ def step() -> None:
 
     torch.manual_seed(0)
     detector = detection.build_detector(rois_per_image=32, **bench_models.DEMO)
-    one_step = bench_models.step_of(detector, 192, 16)
+    one_step = bench_models.step_of(detector, 160, 16)
     found = cost(one_step, repeats=4)[0]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     one_step()
