@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from common import Bench, cost
 from PIL import Image
+from torchvision.ops import MultiScaleRoIAlign
 
 from cliniqure_utils import classification, detection, loaders, metrics, training, trunks, vindr
 
@@ -34,7 +35,7 @@ def batch_of(size: int, n: int) -> dict:
 def step_of(model: torch.nn.Module, size: int, n: int):
     """A whole training step: forward, backward, Adam."""
     model.train()
-    batch, optimizer = batch_of(size, n), torch.optim.Adam(model.parameters(), lr=1e-5)
+    batch, optimizer = batch_of(size, n), torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-5)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
@@ -184,17 +185,22 @@ def main() -> None:
     bench.compare_cost("paper detector, step of 4 films", after, before, "torchvision's sampling sizes")
     bench.state("paper detector, our sampling", "films/s", 4000 / after.cpu)
     bench.state("paper detector, torchvision's sampling", "films/s", 4000 / before.cpu)
-    demo = cost(step_of(detection.build_detector(rois_per_image=32, **DEMO), 160, 16), repeats=2)[0]
+    detectors = [detection.build_detector(rois_per_image=32, **DEMO) for _ in range(2)]
+    detectors[1].network.roi_heads.box_roi_pool = MultiScaleRoIAlign(["0"], output_size=7, sampling_ratio=1)
+    demo, aligned = cost(*(step_of(detector, DEMO["image_size"], 16) for detector in detectors))
+    bench.compare_cost("demo detector, step of 16 films", demo, aligned, "torchvision's RoIAlign")
     bench.state("demo detector, batch 16", "films/s", 16000 / demo.cpu)
     paper = cost(step_of(classification.build_classifier("seresnet50"), 224, 4), repeats=2)[0]
-    taught = classification.build_classifier("seresnet_tiny", heatmap_weight=2.0)
-    small = cost(step_of(taught, 160, 16), repeats=2)[0]
+    classifiers = [classification.build_classifier("seresnet_tiny", heatmap_weight=2.0) for _ in range(2)]
+    classifiers[0].body.trunk.freeze(2)
+    small, whole = cost(*(step_of(classifier, DEMO["image_size"], 16) for classifier in classifiers))
+    bench.compare_cost("demo classifier, step, two parts frozen", small, whole, "the same trained whole")
     bench.state("paper classifier (seresnet50, 224)", "films/s", 4000 / paper.cpu)
     bench.state("demo classifier, batch 16", "films/s", 16000 / small.cpu)
 
     augment = loaders.augmentation(0.5, 5.0, 0.0, shift=0.04, zoom=0.06, exposure=0.06)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = dataset_of(Path(folder), 160, augment)
+        dataset = dataset_of(Path(folder), DEMO["image_size"], augment)
         started = time.process_time()
         load_all(dataset)
         first = len(dataset) / (time.process_time() - started)
