@@ -6,6 +6,7 @@
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -57,9 +58,10 @@ class History(TrainerCallback):
     """
 
     def __init__(
-        self, description: str, metric: str | None, patience: int | None, dataset, checkpoint_steps: int | None
-    ):
-        self.description, self.metric, self.patience = description, metric, patience
+        self, description: str, metric: str | None, patience: int | None, dataset, checkpoint_steps: int | None,
+        waiting: "Waiting",
+    ):  # fmt: skip
+        self.description, self.metric, self.patience, self.waiting = description, metric, patience, waiting
         self.dataset, self.checkpoint_steps, self.bar = dataset, checkpoint_steps, None
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -83,21 +85,44 @@ class History(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.bar is not None and logs and "loss" in logs:
-            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}")
+            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, waits for data {self.waiting.share:.0%}")
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
 
-    @staticmethod
-    def table(log_history: Sequence[dict]) -> pd.DataFrame:
-        """One row per step that has an entry in the Trainer's log."""
+    def table(self, log_history: Sequence[dict]) -> pd.DataFrame:
+        """One row per step that has an entry in the Trainer's log; `attrs["waiting"]` is the share of `Waiting`."""
         rows: dict[int, dict] = {}
         for entry in log_history:
             if "train_runtime" in entry:
                 continue
             row = rows.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]})
             row.update({key.removeprefix("eval_"): value for key, value in entry.items() if key not in row})
-        return pd.DataFrame(list(rows.values()))
+        history = pd.DataFrame(list(rows.values()))
+        history.attrs["waiting"] = self.waiting.share
+        return history
+
+
+class Waiting(TrainerCallback):
+    """How long steps wait for their batch, of all the time they take. Evaluation and checkpoints do not count."""
+
+    def __init__(self):
+        self.waited = self.taken = self._began = self._ready = 0.0
+
+    def fetch(self, next_batch: Callable):
+        self._began = time.perf_counter()
+        batch = next_batch()
+        self._ready = time.perf_counter()
+        return batch
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.waited += self._ready - self._began
+        self.taken += time.perf_counter() - self._began
+
+    @property
+    def share(self) -> float:
+        """0 to 1; NaN before the first step has ended."""
+        return self.waited / self.taken if self.taken else math.nan
 
 
 class AveragedWeights(TrainerCallback):
@@ -181,15 +206,17 @@ class OurTrainer(Trainer):
         optimizer_kind: "adam" or "adamw".
         param_groups, evaluate_with, metric, sample_weights: As in `training.fit`.
         averaged: AveragedWeights or None.
+        waiting: Times the fetching of batches.
     """
 
     def __init__(
         self, *, subject: nn.Module, optimizer_kind: str, param_groups: Callable | None, evaluate_with: Callable | None,
-        metric: str | None, sample_weights: Sequence[float] | None, averaged: AveragedWeights | None, **kwargs,
+        metric: str | None, sample_weights: Sequence[float] | None, averaged: AveragedWeights | None,
+        waiting: Waiting, **kwargs,
     ):  # fmt: skip
         self._subject, self._kind, self._groups = subject, optimizer_kind, param_groups
         self._evaluate_with, self._metric = evaluate_with, metric
-        self._sample_weights, self._averaged = sample_weights, averaged
+        self._sample_weights, self._averaged, self._waiting = sample_weights, averaged, waiting
         super().__init__(**kwargs)
 
     def create_optimizer(self, model=None):
@@ -204,6 +231,9 @@ class OurTrainer(Trainer):
         if self._sample_weights is None:
             return super()._get_train_sampler(train_dataset)
         return WeightedSampler(self._sample_weights, self.args.seed)
+
+    def get_batch_samples(self, *args, **kwargs):
+        return self._waiting.fetch(lambda: super(OurTrainer, self).get_batch_samples(*args, **kwargs))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)

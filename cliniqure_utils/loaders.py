@@ -6,6 +6,7 @@ its boxes together.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
+from joblib import Parallel, delayed
 from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from tqdm.auto import tqdm
 
 from cliniqure_utils import vindr
 
@@ -136,6 +140,19 @@ class FilmDataset(torch.utils.data.Dataset):
             self._films[index] = film
         return film
 
+    def read_films(self, n_jobs: int = -1) -> None:
+        """Read all films now, in n_jobs threads (-1: one per core), so that no training step waits for a file.
+
+        Does nothing where films are not kept in memory: there loader processes read ahead.
+        """
+        left = [index for index in range(len(self)) if index not in self._films] if self.keep_in_memory else []
+        films = Parallel(n_jobs or 1, prefer="threads", return_as="generator")(delayed(self.film)(i) for i in left)
+        bar = tqdm(films, desc="reading films", total=len(left), unit="film", disable=not left)
+        self._films.update(zip(left, bar, strict=True))
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_films": {}}  # another process reads the files: less than what a pickle would hold
+
     def targets(self, index: int) -> torch.Tensor:
         """Multi-label target (15,): from `labels`, or 1 where a box names the finding; the last is "No finding"."""
         if self._targets is not None:
@@ -149,7 +166,7 @@ class FilmDataset(torch.utils.data.Dataset):
         return target
 
     def __getitem__(self, index: int) -> dict:
-        image = self.film(index).float() / 255
+        image = self.film(index).float().div_(255)
         boxes, labels = self._boxes[index], self._labels[index]
         if self.augment is not None:
             moved = self._move(
@@ -256,6 +273,59 @@ def worker_count(n_jobs: int, device: str) -> int:
     return max(1, (os.cpu_count() or 2) - 1) if n_jobs < 0 else n_jobs
 
 
+class _Affine(v2.RandomAffine):
+    """torchvision's RandomAffine without shear: the same numbers in a third of the time.
+
+    Its grid is the product of a matrix (pixels, 3) with one of (3, 2), which starts threads for little work, and its
+    boxes pass through twenty small calls. Here one axis is added to the other. Source: ours.
+    """
+
+    def forward(self, sample: dict) -> dict:
+        params = self.make_params([sample["image"]])
+        how = params["angle"], params["translate"], params["scale"]
+        film = tv_tensors.wrap(_turn_film(sample["image"].as_subclass(torch.Tensor), *how), like=sample["image"])
+        boxes = sample["boxes"]
+        if len(sample["labels"]):
+            boxes = tv_tensors.wrap(_turn_boxes(boxes, boxes.canvas_size, *how), like=boxes)
+        return {**sample, "image": film, "boxes": boxes}
+
+
+def _turn_film(film: torch.Tensor, angle: float, translate: Sequence[float], scale: float) -> torch.Tensor:
+    """Film (1, rows, columns) turned clockwise (degrees) and scaled about its centre, then shifted (pixels right and
+    down); what comes from outside is 0."""
+    rows, columns = film.shape[-2:]
+    cos, sin = math.cos(math.radians(angle)) / scale, math.sin(math.radians(angle)) / scale
+    right, down = translate
+    # From a pixel of the result to where it comes from: centre at 0, sides from -1 to 1. In numpy, which starts no
+    # threads for so little, and in two planes, which have long rows where pairs have none.
+    from_x, from_y, shift = np.float32(
+        [[cos, -sin], [sin, cos], [-cos * right - sin * down, sin * right - cos * down]]
+    ) / (np.float32([columns, rows]) / 2)
+    x = (np.arange(columns) - (columns - 1) / 2).astype(np.float32) * from_x[:, None]
+    y = (np.arange(rows) - (rows - 1) / 2).astype(np.float32) * from_y[:, None]
+    grid = x[:, None] + y[..., None]
+    grid += shift[:, None, None]
+    with_ones = np.ones((1, 2, rows, columns), np.float32)  # the second one fades the edge out, as torchvision does
+    with_ones[0, 0] = film[0]
+    grid = torch.from_numpy(grid).permute(1, 2, 0)[None]
+    moved, known = F.grid_sample(torch.from_numpy(with_ones), grid, align_corners=False)[0]
+    return moved.mul_(known)[None]
+
+
+def _turn_boxes(
+    boxes: torch.Tensor, canvas: tuple[int, int], angle: float, translate: Sequence[float], scale: float
+) -> torch.Tensor:
+    """Boxes (n, 4) on a film of canvas (rows, columns) moved with it: the box around the four moved corners."""
+    cos, sin = scale * math.cos(math.radians(angle)), scale * math.sin(math.radians(angle))
+    centre = np.array([canvas[1], canvas[0]]) / 2
+    matrix = np.array([[cos, sin], [-sin, cos]])
+    shift = (centre + translate - centre @ matrix).astype(np.float32)
+    corners = boxes.numpy()[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    by_x, by_y = matrix.astype(np.float32)
+    moved = corners[..., :1] * by_x + corners[..., 1:] * by_y + shift
+    return torch.from_numpy(np.concatenate([moved.min(1), moved.max(1)], axis=1))
+
+
 class _Exposure(v2.Transform):
     """Random gain and offset, as films differ in exposure. Values stay in [0, 1]. Source: ours."""
 
@@ -263,18 +333,28 @@ class _Exposure(v2.Transform):
         super().__init__()
         self.strength = strength
 
-    def make_params(self, flat_inputs):
+    def forward(self, sample: dict) -> dict:
         gain, offset = (torch.randn(2) * self.strength).tolist()
-        return {"gain": 1 + gain, "offset": offset}
-
-    def transform(self, inpt, params):
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        return tv_tensors.wrap((inpt * params["gain"] + params["offset"]).clamp(0, 1), like=inpt)
+        film = sample["image"].as_subclass(torch.Tensor)  # arithmetic on a tv_tensor takes a detour through Python
+        film = (film * (1 + gain)).add_(offset).clamp_(0, 1)
+        return {**sample, "image": tv_tensors.wrap(film, like=sample["image"])}
 
 
-def _labels_of(sample: dict) -> torch.Tensor:
-    return sample["labels"]  # a named function: loader processes under spawn receive the transform pickled
+class _TidyBoxes(v2.Transform):
+    """Cut boxes at the film's edge; remove those thinner than MIN_BOX_SIDE, with their labels.
+
+    What torchvision's ClampBoundingBoxes and SanitizeBoundingBoxes do, which would be a third of an item's time: they
+    walk through the sample four times, also where a film has no box. Source: ours.
+    """
+
+    def forward(self, sample: dict) -> dict:
+        if not len(sample["labels"]):
+            return sample
+        rows, columns = sample["boxes"].canvas_size
+        boxes = np.clip(sample["boxes"].numpy(), 0, np.float32([columns, rows, columns, rows]))
+        thick = (boxes[:, 2:] - boxes[:, :2] >= MIN_BOX_SIDE).all(1)
+        boxes = tv_tensors.wrap(torch.from_numpy(boxes[thick]), like=sample["boxes"])
+        return {**sample, "boxes": boxes, "labels": sample["labels"][torch.from_numpy(thick)]}
 
 
 def augmentation(
@@ -302,20 +382,17 @@ def augmentation(
     """
     steps: list[v2.Transform] = []
     if rotate_probability > 0:
-        move = v2.RandomAffine(
+        move = _Affine(
             degrees=rotate_degrees,
             translate=(shift, shift) if shift else None,
             scale=(1 - zoom, 1 + zoom) if zoom else None,
-            interpolation=v2.InterpolationMode.BILINEAR,
         )
         steps.append(v2.RandomApply([move], p=rotate_probability))
     if flip_probability > 0:
         steps.append(v2.RandomHorizontalFlip(flip_probability))
     if exposure > 0:
         steps.append(_Exposure(exposure))
-    steps.append(v2.ClampBoundingBoxes())
-    steps.append(v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE, labels_getter=_labels_of))
-    return v2.Compose(steps)
+    return v2.Compose([*steps, _TidyBoxes()])
 
 
 def collate(items: list[dict]) -> dict:

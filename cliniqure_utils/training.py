@@ -102,7 +102,8 @@ def fit(
         description: Text of the progress bar.
 
     Returns:
-        One row per epoch (or `log_steps`): epoch, step, loss (mean since the last row), learning_rate, metrics.
+        One row per epoch (or `log_steps`): epoch, step, loss (mean since the last row), learning_rate, metrics. Its
+        `attrs["waiting"]` is the share (0 to 1) of the steps' time that was spent waiting for data.
 
     Raises:
         NonFiniteLoss: With the image ids of the batch.
@@ -158,7 +159,10 @@ def fit(
     averaged = engine.AveragedWeights(model, ema_decay) if ema_decay is not None else None
     if averaged and checkpoint:
         averaged.load(checkpoint)
-    history = engine.History(description, metric, patience, train_dataset, checkpoint_steps if resumable else None)
+    waiting = engine.Waiting()
+    history = engine.History(
+        description, metric, patience, train_dataset, checkpoint_steps if resumable else None, waiting
+    )
     trainer = engine.OurTrainer(
         model=model if engine.trainer_may_edit(model) else engine.Bare(model),
         subject=model,
@@ -166,13 +170,14 @@ def fit(
         train_dataset=train_dataset,
         eval_dataset=train_dataset if evaluate else None,
         data_collator=collate or torch.utils.data.default_collate,
-        callbacks=[history, *([averaged] if averaged else [])],
+        callbacks=[*([averaged] if averaged else []), waiting, history],
         optimizer_kind=optimizer,
         param_groups=param_groups,
         evaluate_with=evaluate,
         metric=metric,
         sample_weights=sample_weights,
         averaged=averaged,
+        waiting=waiting,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -179,6 +179,44 @@ def test_a_turned_film_stays_inside_its_turned_box():
     assert 170 <= straight <= 230 and 79 <= mirrored <= 121, "half of 400, half of those: three standard deviations"
 
 
+def test_films_and_boxes_move_as_torchvision_moves_them():
+    """Ours is faster; torchvision's own transforms, with the same random numbers, are the reference."""
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
+    move = v2.RandomAffine(
+        25.0, translate=(0.2, 0.2), scale=(0.7, 1.3), interpolation=v2.InterpolationMode.BILINEAR, fill=0
+    )
+    reference = v2.Compose(
+        [
+            v2.RandomApply([move], p=0.9),
+            v2.RandomHorizontalFlip(0.5),
+            v2.ClampBoundingBoxes(),
+            v2.SanitizeBoundingBoxes(min_size=loaders.MIN_BOX_SIDE, labels_getter=lambda sample: sample["labels"]),
+        ]
+    )
+    ours = loaders.augmentation(0.9, 25.0, 0.5, shift=0.2, zoom=0.3)
+    numbers = np.random.default_rng(0)
+    removed = 0
+    for seed in range(120):
+        corners = numbers.uniform(0, 1, (seed % 5, 2, 2)) * [40, 56]  # a film of 56 rows and 40 columns
+        boxes = np.concatenate([corners.min(1), corners.max(1)], axis=1).astype(np.float32)
+        sample = {
+            "image": tv_tensors.Image(numbers.random((1, 56, 40), np.float32)),
+            "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=(56, 40)),
+            "labels": torch.arange(len(boxes)),
+        }
+        torch.manual_seed(seed)
+        expected = reference(sample)
+        torch.manual_seed(seed)
+        found = ours(sample)
+        torch.testing.assert_close(found["image"], expected["image"], rtol=0, atol=1e-5)
+        torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=0, atol=1e-4)
+        assert found["labels"].tolist() == expected["labels"].tolist()
+        removed += len(boxes) - len(found["labels"])
+    assert removed > 5, "boxes that left the film or became thin must be among those compared"
+
+
 def test_a_draw_depends_on_seed_epoch_and_film_alone(films):
     folder, index, merged = films
     sizes, boxes = loaders.dicom_sizes(index), loaders.boxes_per_class(merged)
@@ -203,6 +241,23 @@ def test_films_are_kept_in_memory_only_as_far_as_they_fit(films, monkeypatch):
     assert loaders.FilmDataset(folder, ["a", "b", "c", "d"], 32, sizes).keep_in_memory
     assert not loaders.FilmDataset(folder, ["a", "b", "c", "d"], 33, sizes).keep_in_memory
     assert loaders.FilmDataset(folder, ["a"], 64, sizes, keep_in_memory=True).keep_in_memory
+
+
+@pytest.mark.parametrize("n_jobs", [-1, 0, 1, 2])
+def test_films_read_ahead_need_their_files_no_more(films, n_jobs):
+    folder, index, _ = films
+    sizes, ids = loaders.dicom_sizes(index), ["a", "b", "c", "d"]
+    kept, left = (loaders.FilmDataset(folder, ids, 32, sizes, keep_in_memory=keep) for keep in (True, False))
+    expected = [left[i]["image"] for i in range(4)]
+    kept.read_films(n_jobs)
+    left.read_films(n_jobs)
+    for path in folder.glob("*.png"):
+        path.unlink()
+    assert all(torch.equal(kept[i]["image"], expected[i]) for i in range(4)), "each film in its own place"
+    with pytest.raises(FileNotFoundError, match="a.png"):
+        left[0]
+    with pytest.raises(FileNotFoundError, match="a.png"):
+        pickle.loads(pickle.dumps(kept))[0]  # a process that receives the data set reads for itself
 
 
 @pytest.mark.parametrize("class_id", [-1, 14, 99])

@@ -97,6 +97,30 @@ def test_patience_by_hand(values, patience, over):
     assert engine.patience_is_over(log, "score", patience) is over
 
 
+# ---- waiting for data
+
+
+def test_the_share_of_a_step_that_waits_for_data_by_hand(tmp_path, monkeypatch):
+    """A clock of our own: an item takes 1 s, a step of the model 8 s, an evaluation 1,000 s."""
+    clock = [0.0]
+    monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def takes(seconds, result):
+        clock[0] += seconds
+        return result
+
+    class SlowPoints(Points):
+        def __getitem__(self, index):
+            return takes(1, super().__getitem__(index))
+
+    monkeypatch.setattr(Line, "forward", lambda self, x, y: takes(8, {"loss": ((self.line(x) - y) ** 2).mean()}))
+    _, history = fit_line(
+        tmp_path, SlowPoints(), batch_size=2, epochs=2, evaluate=lambda model: takes(1000, {"score": 1.0})
+    )
+    assert clock[0] == 2 * (32 + 16 * 8 + 1000)
+    assert history.attrs["waiting"] == pytest.approx(2 / (2 + 8))
+
+
 # ---- averaged weights, weighted sampling, clipping, precision
 
 

@@ -15,6 +15,7 @@ import torch
 from common import Bench, cost
 from PIL import Image
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.transforms import v2
 
 from cliniqure_utils import classification, detection, loaders, metrics, training, trunks, vindr
 
@@ -103,6 +104,15 @@ def dataset_of(folder: Path, size: int, augment):
     boxes = pd.DataFrame({"image_id": ids, "class_id": 3, "class_name": "Cardiomegaly"})
     boxes[loaders.BOX] = [500.0, 1200.0, 1700.0, 2000.0]
     return loaders.FilmDataset(folder, ids, size, loaders.dicom_sizes(index), boxes, augment)
+
+
+def as_torchvision_moves() -> v2.Transform:
+    """The moves of the demo's `loaders.augmentation` out of torchvision's own transforms."""
+    move = v2.RandomAffine(
+        10.0, translate=(0.04, 0.04), scale=(0.94, 1.06), interpolation=v2.InterpolationMode.BILINEAR
+    )
+    tidy = v2.SanitizeBoundingBoxes(min_size=loaders.MIN_BOX_SIDE, labels_getter=lambda sample: sample["labels"])
+    return v2.Compose([v2.RandomApply([move], p=0.5), v2.ClampBoundingBoxes(), tidy])
 
 
 def load_all(dataset) -> None:
@@ -198,18 +208,24 @@ def main() -> None:
     bench.state("paper classifier (seresnet50, 224)", "films/s", 4000 / paper.cpu)
     bench.state("demo classifier, batch 16", "films/s", 16000 / small.cpu)
 
-    augment = loaders.augmentation(0.5, 5.0, 0.0, shift=0.04, zoom=0.06, exposure=0.06)
+    moves = dict(rotate_probability=0.5, rotate_degrees=10.0, flip_probability=0.0, shift=0.04, zoom=0.06)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = dataset_of(Path(folder), DEMO["image_size"], augment)
+        dataset = dataset_of(Path(folder), DEMO["image_size"], loaders.augmentation(**moves))
         started = time.process_time()
-        load_all(dataset)
-        first = len(dataset) / (time.process_time() - started)
-        again = 1000 * len(dataset) / cost(lambda: load_all(dataset), repeats=2)[0].cpu
-    bench.state("loader, first epoch (files)", "films/s", first)
-    bench.state("loader, later epochs (memory)", "films/s", again)
-    for name, step in (("detector", demo), ("classifier", small)):
-        share = 100 * (16 / again) / (16 / again + step.cpu / 1000)
-        bench.state(f"share of a demo {name} step spent loading", "%", share)
+        dataset.read_films()
+        bench.state("reading films from files", "films/s", len(dataset) / (time.process_time() - started))
+        plain = dataset_of(Path(folder), DEMO["image_size"], as_torchvision_moves())
+        plain.read_films()
+        load, plainly = cost(lambda: load_all(dataset), lambda: load_all(plain))
+        bench.compare_cost(f"batches of {len(dataset)} films in memory", load, plainly, "torchvision's transforms")
+        bench.state("loader, films in memory", "films/s", 1000 * len(dataset) / load.cpu)
+        dataset.augment = loaders.augmentation(**moves, exposure=0.06)
+        for name, model in (("detector", detectors[0]), ("classifier", classifiers[0])):
+            history = training.fit(
+                model, dataset, output_dir=Path(folder) / name, seed=0, device="cpu", epochs=3, batch_size=16,
+                collate=loaders.collate, resumable=False, description=f"demo {name}",
+            )  # fmt: skip
+            bench.state(f"demo {name}, share of a step that waits for films", "%", 100 * history.attrs["waiting"])
     if there_is_a_run():
         compare_samplings(bench)
     else:
