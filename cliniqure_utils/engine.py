@@ -99,6 +99,8 @@ class History(TrainerCallback):
             row = rows.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]})
             row.update({key.removeprefix("eval_"): value for key, value in entry.items() if key not in row})
         history = pd.DataFrame(list(rows.values()))
+        first = [name for name in ("epoch", "step", "loss", "grad_norm", "learning_rate") if name in history]
+        history = history[[*first, *sorted(set(history) - set(first))]]  # a checkpoint's log comes back sorted
         history.attrs["waiting"] = self.waiting.share
         return history
 

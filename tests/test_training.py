@@ -74,7 +74,7 @@ def test_training_stops_when_the_metric_has_not_grown_and_keeps_the_best_epoch(t
 
 def test_a_run_killed_after_its_early_stop_trains_no_further(tmp_path, monkeypatch):
     settings = dict(epochs=9, metric="score", patience=1)
-    unbroken, _ = fit_line(tmp_path / "a", evaluate=scripted([2, 1, 9], []), **settings)
+    unbroken, expected = fit_line(tmp_path / "a", evaluate=scripted([2, 1, 9], []), **settings)
 
     def killed(trainer):
         raise KeyboardInterrupt
@@ -85,6 +85,7 @@ def test_a_run_killed_after_its_early_stop_trains_no_further(tmp_path, monkeypat
     again = []
     resumed, history = fit_line(tmp_path / "b", evaluate=scripted([9], again), **settings)
     assert again == [] and history.score.tolist() == [2, 1]
+    pd.testing.assert_frame_equal(history, expected)
     assert torch.equal(unbroken.line.weight, resumed.line.weight)
 
 
