@@ -20,11 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     options = _parser().parse_args(arguments)
-    from cliniqure_utils.chain import ChainError, NotebookFailed
+    from cliniqure_utils.course.chain import NotebookFailed
+    from cliniqure_utils.project import CannotStart
 
     try:
         return options.act(options)
-    except ChainError as error:
+    except CannotStart as error:
         print(f"cliniqure: {error}", file=sys.stderr)
         return 2
     except NotebookFailed as error:
@@ -168,15 +169,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cliniqure_utils.chain import ChainError, run_chain
+    from cliniqure_utils.course.chain import run_chain
+    from cliniqure_utils.project import CannotStart
 
     overrides = {}
     for text in options.set:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ChainError(f"expected --set NOTEBOOK.NAME=VALUE, found {text}")
+            raise CannotStart(f"expected --set NOTEBOOK.NAME=VALUE, found {text}")
         if key in overrides:
-            raise ChainError(f"--set {key} is there twice")
+            raise CannotStart(f"--set {key} is there twice")
         overrides[key.strip()] = value
     run_chain(
         profile=options.profile,
@@ -192,7 +194,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _handout(options: argparse.Namespace) -> int:
-    from cliniqure_utils.handout import make_handout
+    from cliniqure_utils.course.handout import make_handout
 
     for line in make_handout(options.student):
         print(line)
@@ -223,7 +225,7 @@ def _share(text: str) -> float:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from cliniqure_utils.compare import compare_runs, lines
+    from cliniqure_utils.course.compare import compare_runs, lines
 
     comparison = compare_runs(options.first, options.second, options.tolerance)
     print("\n".join(lines(comparison, options.first, options.second)))
@@ -231,36 +233,36 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _grade(options: argparse.Namespace) -> int:
-    from cliniqure_utils import grade
-    from cliniqure_utils.chain import ChainError
+    from cliniqure_utils.course.grade import as_json, as_junit, as_table, grade_run, open_run, write_reference
+    from cliniqure_utils.project import CannotStart
     from cliniqure_utils.runs import write_json, write_text
 
-    runs = [grade.open_run(folder) for folder in options.runs]
+    runs = [open_run(folder) for folder in options.runs]
     if options.make_reference:
-        path = grade.write_reference(runs, options.reference)
+        path = write_reference(runs, options.reference)
         print(f"{len(runs)} runs: {path}")
         return 0
     if len(runs) > 1:
-        raise ChainError("one run at a time; several runs only make a reference, with --make-reference")
-    result = grade.grade_run(
+        raise CannotStart("one run at a time; several runs only make a reference, with --make-reference")
+    result = grade_run(
         runs[0], options.reference, options.require_exercises, options.checks, echo=lambda line: print(line, flush=True)
     )
-    print("\n".join(grade.as_table(result)))
+    print("\n".join(as_table(result)))
     if options.json:
-        write_json(options.json, grade.as_json(result))
+        write_json(options.json, as_json(result))
     if options.junit:
-        write_text(options.junit, grade.as_junit(result))
+        write_text(options.junit, as_junit(result))
     return 0 if result.passed else 1
 
 
 def _predict(options: argparse.Namespace) -> int:
     import os
 
-    from cliniqure_utils.runs import thread_settings
+    from cliniqure_utils.predict.command import predict
+    from cliniqure_utils.process import thread_settings
+    from cliniqure_utils.project import REPOSITORY
 
     os.environ.update(thread_settings(os.environ))  # before torch is loaded
-    from cliniqure_utils.notebooks import REPOSITORY
-    from cliniqure_utils.predict.command import predict
 
     done, rejected = predict(
         options.inputs,
@@ -277,7 +279,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from cliniqure_utils.doctor import examine
+    from cliniqure_utils.course.doctor import examine
 
     lines, healthy = examine()
     print("\n".join(lines))
@@ -285,8 +287,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _refresh(options: argparse.Namespace) -> int:
-    from cliniqure_utils.chain import run_chain
-    from cliniqure_utils.notebooks import REPOSITORY, refresh
+    from cliniqure_utils.course.chain import run_chain
+    from cliniqure_utils.course.refresh import refresh
+    from cliniqure_utils.project import REPOSITORY
 
     run_dir = options.run_dir
     if run_dir is None:

@@ -1,19 +1,18 @@
-"""The run folder: where a notebook reads its inputs, writes its outputs, and how it is seeded.
+"""The run folder: where a notebook reads its inputs and writes its outputs.
 
 Every notebook opens with `step = RunStep(run_dir, "NN_name")` and closes with `step.summary()`.
 """
 
-import ctypes
 import json
 import os
-import platform
-import random
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from cliniqure_utils.project import require
 
 STEPS = (
     "01_preprocess",
@@ -24,14 +23,7 @@ STEPS = (
     "06_generate_report",
     "07_evaluate",
 )
-
-# A waiting thread that spins takes the core from one that works, and one that sleeps at once wakes up too late for the
-# next of many short operations: a short spin (libgomp), then sleep. BENCHMARKS.md has what it saves.
-THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
-
-
-class MissingInput(FileNotFoundError):
-    """A file that an earlier notebook makes is not there."""
+ID_COLUMNS = ("image_id", "patient_key", "rad_id")  # columns of the run's tables that are names, never numbers
 
 
 @contextmanager
@@ -91,6 +83,17 @@ def write_table(path: str | Path, table) -> None:
         table.to_csv(temporary, index=False)
 
 
+def read_table(path: str | Path):
+    """Read a table that `write_table` wrote into a DataFrame.
+
+    An id is text, always: `012` keeps its zero, and a film may be called "NA" or "null". Only an empty field is a
+    missing value.
+    """
+    import pandas as pd
+
+    return pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str), keep_default_na=False, na_values=[""])
+
+
 def _plain(value):
     """numpy scalars and arrays as plain Python, for json."""
     if hasattr(value, "tolist"):
@@ -125,13 +128,19 @@ class RunStep:
         Raises:
             MissingInput: It is not there; the message names the file and the notebook that makes it.
         """
-        path = self.run_dir / relative
-        if not path.exists():
-            raise MissingInput(
-                f"{relative} is missing in the run folder {self.run_dir.name}: "
-                f"run notebooks/{relative.split('/')[0]}.ipynb first"
-            )
-        return path
+        return require(self.run_dir, relative)
+
+    def read_table(self, relative: str):
+        """The table of an earlier step, as `read_table` reads it; raises MissingInput as `input` does."""
+        return read_table(self.input(relative))
+
+    def read_json(self, relative: str):
+        """The JSON of an earlier step; raises MissingInput as `input` does."""
+        return json.loads(self.input(relative).read_text(encoding="utf-8"))
+
+    def read_jsonl(self, relative: str) -> list[dict]:
+        """The lines of an earlier step's .jsonl; raises MissingInput as `input` does."""
+        return read_jsonl(self.input(relative))
 
     def path(self, relative: str) -> Path:
         """Path of an output of this step; its folder is made, and `summary` lists it."""
@@ -171,52 +180,3 @@ class RunStep:
         print(f"Written to {self.run_dir.name}/{self.name}:")
         for relative in self._written:
             print(f"  {relative}")
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch, and ask torch for deterministic algorithms where they exist."""
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries still draw from the global generator
-    torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # With them torch fills every new tensor with NaN, some thousand per step, which all are written to anyway.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-
-
-def keep_freed_memory() -> bool:
-    """Let this process use freed memory again instead of handing each large array back to the system.
-
-    By default glibc asks the system for every array of more than some MB, which then fills it with zeros page by page;
-    a training step allocates and frees such arrays by the hundred, and on the machine of BENCHMARKS.md that was a third
-    of a step of the demo's detector. Results do not change. Up to 2 GB that are free stay with the process. Importing
-    the package calls this; a MALLOC_... or GLIBC_TUNABLES of the user is left alone. Source: ours, mallopt(3).
-
-    Returns:
-        Whether it was done: only on Linux with glibc, and where the user has not chosen otherwise.
-    """
-    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if platform.libc_ver()[0] != "glibc" or chosen:
-        return False
-    mmap_max, trim_threshold, top_pad = -4, -1, -2  # malloc.h
-    options = {mmap_max: 0, trim_threshold: 2**31 - 1, top_pad: 64 * 2**20}
-    mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(option, value) == 1 for option, value in options.items()])
-
-
-def thread_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """`THREADS` for a process that is about to start; none where `environment` sets one: the user has chosen."""
-    return {} if THREADS.keys() & environment.keys() else dict(THREADS)
-
-
-def resolve_device(device: str) -> str:
-    """`auto` -> "cuda" or "mps" where there is one, else "cpu"; any other name is passed on."""
-    if device != "auto":
-        return device
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

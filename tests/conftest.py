@@ -25,7 +25,7 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def anatomy_dir(repository) -> Path:
     """The demo cohort's anatomy cache, made once below data/ and shared by every test that simulates films."""
-    from cliniqure_utils.cohort import ensure_anatomy
+    from cliniqure_utils.cohort.anatomy import ensure_anatomy
 
     folder = repository / "data" / "demo" / "anatomy"
     ensure_anatomy(folder)

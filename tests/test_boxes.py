@@ -4,39 +4,48 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils import boxes, vindr
+from cliniqure_utils.annotations import (
+    fuse_reader_boxes,
+    iou_matrix,
+    merge_reader_boxes,
+    read_annotations,
+    rescale_boxes,
+)
+from cliniqure_utils.annotations.boxes import pairs_within_groups
+from cliniqure_utils.annotations.merging import COUNTING_RULES, DUPLICATES, NAMES, RULES
+from cliniqure_utils.vocabulary import BOX
 
-BOX = vindr.BOX
+BOX = BOX
 TABLE_2_IMAGE = "0005e8e3701dfb1dd93d53e2ff537b6e"
 
 
 @pytest.fixture(scope="module")
 def packaged():
-    return vindr.read_annotations("torchxrayvision")[0]
+    return read_annotations("torchxrayvision")[0]
 
 
 def make(rows):
     """(image_id, class_id, x_min, y_min, x_max, y_max[, reader]) -> annotations."""
     table = pd.DataFrame([(*r, "R1")[:7] if len(r) == 6 else r for r in rows],
                          columns=["image_id", "class_id", *BOX, "rad_id"])  # fmt: skip
-    return table.assign(class_name=[boxes.NAMES[c] for c in table.class_id])
+    return table.assign(class_name=[NAMES[c] for c in table.class_id])
 
 
 def test_iou_by_hand():
-    found = boxes.iou_matrix([[0, 0, 10, 10]], [[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [10, 0, 20, 10]])
+    found = iou_matrix([[0, 0, 10, 10]], [[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [10, 0, 20, 10]])
     np.testing.assert_allclose(found, [[1, 1 / 3, 0, 0]])
-    assert boxes.iou_matrix(np.zeros((0, 4)), [[0, 0, 1, 1]]).shape == (0, 1)
+    assert iou_matrix(np.zeros((0, 4)), [[0, 0, 1, 1]]).shape == (0, 1)
 
 
 def test_rescale_there_and_back():
-    moved = boxes.rescale_boxes([[30, 40, 34, 44], [np.nan] * 4], (144, 180), (224, 224))
+    moved = rescale_boxes([[30, 40, 34, 44], [np.nan] * 4], (144, 180), (224, 224))
     np.testing.assert_allclose(moved[0], [46.67, 49.78, 52.89, 54.76], atol=0.01)
     assert np.isnan(moved[1]).all()
-    np.testing.assert_allclose(boxes.rescale_boxes(moved, (224, 224), (144, 180))[0], [30, 40, 34, 44])
+    np.testing.assert_allclose(rescale_boxes(moved, (224, 224), (144, 180))[0], [30, 40, 34, 44])
 
 
 def test_table_2_of_the_paper(packaged):
-    merged = boxes.merge_reader_boxes(packaged[packaged.image_id == TABLE_2_IMAGE])
+    merged = merge_reader_boxes(packaged[packaged.image_id == TABLE_2_IMAGE])
     rows = list(zip(*(merged[c] for c in (*BOX, "class_names", "class_labels")), strict=True))
     assert rows == [  # in the order of the printed table
         (900, 583, 1205, 890, "Infiltration, Lung Opacity", [6, 7]),
@@ -47,11 +56,11 @@ def test_table_2_of_the_paper(packaged):
 def test_table_2_normal_films_get_a_whole_film_box(packaged):
     image_id = "000434271f63a053c4128a0ba6352c7f"
     rows = packaged[packaged.image_id == image_id]
-    merged = boxes.merge_reader_boxes(rows, {image_id: (2336, 2836)})
+    merged = merge_reader_boxes(rows, {image_id: (2336, 2836)})
     assert merged[BOX].to_numpy().tolist() == [[0, 0, 2336, 2836]] and merged.class_labels.tolist() == [[14]]
-    assert boxes.merge_reader_boxes(rows, no_finding="drop").empty
+    assert merge_reader_boxes(rows, no_finding="drop").empty
     with pytest.warns(UserWarning, match="1 films without a finding have no known size"):
-        assert boxes.merge_reader_boxes(rows)[BOX].isna().all(axis=None)
+        assert merge_reader_boxes(rows)[BOX].isna().all(axis=None)
 
 
 def brute_force(rows, threshold=0.5, tolerance=0.1):
@@ -80,7 +89,7 @@ def brute_force_duplicates(merged, rule, threshold=0.5):
         gone = {
             "keep": False,
             "literal": bool(same),
-            "overlapping": any(boxes.iou_matrix([box], [b])[0, 0] > threshold for b in same),
+            "overlapping": any(iou_matrix([box], [b])[0, 0] > threshold for b in same),
         }[rule]
         if not gone:
             kept.append((box, classes))
@@ -96,10 +105,10 @@ def random_annotations(seed, n=120):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("duplicates", boxes.DUPLICATES)
+@pytest.mark.parametrize("duplicates", DUPLICATES)
 def test_merge_equals_the_brute_force_in_any_row_order(seed, duplicates):
     table = random_annotations(seed)
-    merged = boxes.merge_reader_boxes(table, duplicates=duplicates)
+    merged = merge_reader_boxes(table, duplicates=duplicates)
     for image_id, rows in table.groupby("image_id"):
         drawn = {tuple(row) for row in rows[["class_id", *BOX]].to_numpy().tolist()}
         wanted = brute_force_duplicates(brute_force(drawn), duplicates)
@@ -107,31 +116,31 @@ def test_merge_equals_the_brute_force_in_any_row_order(seed, duplicates):
         got = list(zip(found[BOX].to_numpy().tolist(), found.class_labels, strict=True))
         assert got == [(list(b), [int(c) for c in cs]) for b, cs in wanted]
     shuffled = table.sample(frac=1, random_state=seed)
-    pd.testing.assert_frame_equal(merged, boxes.merge_reader_boxes(shuffled, duplicates=duplicates))
+    pd.testing.assert_frame_equal(merged, merge_reader_boxes(shuffled, duplicates=duplicates))
     assert merged.image_id.is_monotonic_increasing
 
 
 def test_duplicate_rules_by_hand():
     # Two overlapping boxes of class 3 whose aspect differs (no merge), and one far away.
     table = make([("a", 3, 0, 0, 100, 100), ("a", 3, 0, 0, 100, 80), ("a", 3, 500, 500, 600, 600)])
-    sizes = {rule: len(boxes.merge_reader_boxes(table, duplicates=rule)) for rule in boxes.DUPLICATES}
+    sizes = {rule: len(merge_reader_boxes(table, duplicates=rule)) for rule in DUPLICATES}
     assert sizes == {"keep": 3, "overlapping": 2, "literal": 1}
 
 
 def test_same_box_under_two_names_becomes_one_row_with_both():
-    merged = boxes.merge_reader_boxes(make([("a", 3, 0, 0, 9, 9), ("a", 10, 0, 0, 9, 9), ("a", 3, 0, 0, 9, 9)]))
+    merged = merge_reader_boxes(make([("a", 3, 0, 0, 9, 9), ("a", 10, 0, 0, 9, 9), ("a", 3, 0, 0, 9, 9)]))
     assert merged.class_names.tolist() == ["Cardiomegaly, Pleural effusion"]
 
 
 def test_removing_duplicates_before_the_merge_would_delete_57_percent(packaged):
-    drawn = len(boxes.fuse_reader_boxes(packaged, "keep_all"))
-    left = boxes.fuse_reader_boxes(packaged, "one_per_class")
+    drawn = len(fuse_reader_boxes(packaged, "keep_all"))
+    left = fuse_reader_boxes(packaged, "one_per_class")
     assert (drawn, drawn - len(left)) == (36096, 20731)
     assert not left.duplicated(["image_id", "class_id"]).any()
 
 
 def test_all_packaged_films_are_merged(packaged):
-    sizes = {d: len(boxes.merge_reader_boxes(packaged, no_finding="drop", duplicates=d)) for d in boxes.DUPLICATES}
+    sizes = {d: len(merge_reader_boxes(packaged, no_finding="drop", duplicates=d)) for d in DUPLICATES}
     assert abs(sizes["keep"] - 27200) < 100  # "about 27,200" in first-come order, measured independently
     assert sizes == {"keep": 27211, "overlapping": 20821, "literal": 14898}
 
@@ -153,33 +162,31 @@ def test_fusion_rules_by_hand(rule, n, score):
         ("a", 3, 0, 0, 100, 100, "R1"), ("a", 3, 0, 0, 102, 102, "R2"), ("a", 3, 0, 0, 101, 101, "R2"),
         ("a", 3, 500, 500, 600, 600, "R3"),
     ])  # fmt: skip
-    fused = boxes.fuse_reader_boxes(table, rule)
+    fused = fuse_reader_boxes(table, rule)
     assert len(fused) == n and fused.score.max() == pytest.approx(score, abs=1e-6)
     assert (fused.score <= 1).all(), "two boxes of one reader do not make two readers"
 
 
 def test_a_finding_of_one_reader_outweighs_no_finding_of_another():
-    merged = boxes.merge_reader_boxes(
-        make([("a", 14, *[np.nan] * 4, "R1"), ("a", 3, 0, 0, 9, 9, "R2")]), {"a": (50, 50)}
-    )
+    merged = merge_reader_boxes(make([("a", 14, *[np.nan] * 4, "R1"), ("a", 3, 0, 0, 9, 9, "R2")]), {"a": (50, 50)})
     assert merged.class_labels.tolist() == [[3]]
 
 
 @pytest.mark.parametrize("box", [(0, 0, np.nan, 9), (5, 0, 5, 9), (9, 0, 5, 9)])
 def test_boxes_that_would_spoil_the_merge_are_refused(box):
     table = make([("a", 3, 0, 0, 9, 9), ("film", 3, *box)])
-    for call in (boxes.merge_reader_boxes, lambda t: boxes.fuse_reader_boxes(t, "union")):
+    for call in (merge_reader_boxes, lambda t: fuse_reader_boxes(t, "union")):
         with pytest.raises(ValueError, match="1 findings have no usable box, the first on film film"):
             call(table)
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("rule", boxes.RULES)
+@pytest.mark.parametrize("rule", RULES)
 def test_fusion_does_not_depend_on_the_order_of_rows_or_on_other_films(rule, seed):
     table = random_annotations(seed)
-    fused = boxes.fuse_reader_boxes(table, rule)
-    pd.testing.assert_frame_equal(fused, boxes.fuse_reader_boxes(table.sample(frac=1, random_state=seed), rule))
-    one_by_one = [boxes.fuse_reader_boxes(rows, rule) for _, rows in table.groupby("image_id")]
+    fused = fuse_reader_boxes(table, rule)
+    pd.testing.assert_frame_equal(fused, fuse_reader_boxes(table.sample(frac=1, random_state=seed), rule))
+    one_by_one = [fuse_reader_boxes(rows, rule) for _, rows in table.groupby("image_id")]
     pd.testing.assert_frame_equal(fused, pd.concat(one_by_one, ignore_index=True))
     assert fused.score.between(0, 1, inclusive="right").all()
 
@@ -189,7 +196,7 @@ def slow_fusion(rows, rule, threshold):
     groups = []
     for *box, reader in rows:
         for group in groups:
-            if boxes.iou_matrix([group["box"]], [box])[0, 0] > threshold:
+            if iou_matrix([group["box"]], [box])[0, 0] > threshold:
                 both = np.array([group["box"], box])
                 if rule != "nms":
                     group["box"] = [*both[:, :2].min(0), *both[:, 2:].max(0)]
@@ -205,7 +212,7 @@ def slow_fusion(rows, rule, threshold):
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5])
 def test_fusion_equals_a_slow_one(rule, threshold):
     table = random_annotations(7)
-    fused = boxes.fuse_reader_boxes(table, rule, iou_threshold=threshold)
+    fused = fuse_reader_boxes(table, rule, iou_threshold=threshold)
     readers = table.groupby("image_id").rad_id.nunique()
     for (image_id, class_id), rows in table.groupby(["image_id", "class_id"]):
         wanted = slow_fusion(rows.sort_values([*BOX, "rad_id"])[[*BOX, "rad_id"]].to_numpy().tolist(), rule, threshold)
@@ -221,13 +228,13 @@ def test_weighted_fusion_equals_the_plain_rule(threshold):
     centre = rng.integers(0, 3, (200, 2)) * 12 + rng.normal(0, 3, (200, 2))
     corners = np.concatenate([centre - rng.uniform(8, 12, (200, 2)), centre + rng.uniform(8, 12, (200, 2))], 1) + 40
     table = make([(f"i{n % 9}", n % 2, *corners[n], f"R{rng.integers(1, 4)}") for n in range(200)])
-    fused = boxes.fuse_reader_boxes(table, "wbf", iou_threshold=threshold)
+    fused = fuse_reader_boxes(table, "wbf", iou_threshold=threshold)
     n_readers = table.groupby("image_id").rad_id.nunique()
     sizes = []
     for (image_id, class_id), rows in table.groupby(["image_id", "class_id"]):
         groups = []
         for *box, reader in rows.sort_values([*BOX, "rad_id"])[[*BOX, "rad_id"]].to_numpy().tolist():
-            overlaps = [boxes.iou_matrix([np.mean(g["boxes"], 0)], [box])[0, 0] for g in groups]
+            overlaps = [iou_matrix([np.mean(g["boxes"], 0)], [box])[0, 0] for g in groups]
             if overlaps and max(overlaps) > threshold:
                 best = groups[int(np.argmax(overlaps))]
                 best["boxes"].append(box)
@@ -245,32 +252,32 @@ def test_weighted_fusion_equals_the_plain_rule(threshold):
 
 def test_weighted_fusion_by_hand():
     three = [("a", 3, 0, 0, 100, 100, "R1"), ("a", 3, 6, 0, 106, 100, "R2"), ("a", 3, 9, 9, 109, 109, "R3")]
-    fused = boxes.fuse_reader_boxes(make(three), "wbf")
+    fused = fuse_reader_boxes(make(three), "wbf")
     np.testing.assert_allclose(fused[[*BOX, "score"]], [[5, 3, 105, 103, 1]], atol=1e-4)
     # Coordinates below 0, which the library alone would cut off, and two boxes that never reach it.
     moved = make(three).assign(**{name: make(three)[name] - 50 for name in BOX})
-    np.testing.assert_allclose(boxes.fuse_reader_boxes(moved, "wbf")[BOX], [[-45, -47, 55, 53]], atol=1e-4)
-    pair = boxes.fuse_reader_boxes(make(three[:2]), "wbf")
+    np.testing.assert_allclose(fuse_reader_boxes(moved, "wbf")[BOX], [[-45, -47, 55, 53]], atol=1e-4)
+    pair = fuse_reader_boxes(make(three[:2]), "wbf")
     assert pair[[*BOX, "score"]].to_numpy().tolist() == [[3, 0, 103, 100, 1]]
     one_reader = make([(*row[:6], "R1") for row in three[:2]] + [("a", 14, *[np.nan] * 4, "R2")])
-    assert boxes.fuse_reader_boxes(one_reader, "wbf").score.tolist() == [0.5]
+    assert fuse_reader_boxes(one_reader, "wbf").score.tolist() == [0.5]
 
 
 @pytest.mark.parametrize("rule, n_of_three", [("union", 1), ("vote", 1), ("nms", 2), ("wbf", 2)])
 def test_an_overlap_of_exactly_the_threshold_does_not_join(rule, n_of_three):
     half = [("a", 3, 0, 0, 10, 10, "R1"), ("a", 3, 0, 0, 10, 5, "R2"), ("a", 3, 0, 5, 10, 10, "R3")]
     for rows, n_below in ((half[:2], 1), (half, n_of_three)):  # a hull takes in both halves, a mean only the first
-        as_drawn = boxes.fuse_reader_boxes(make(rows), rule, min_readers=1)
+        as_drawn = fuse_reader_boxes(make(rows), rule, min_readers=1)
         assert as_drawn[BOX].to_numpy().tolist() == sorted(list(row[2:6]) for row in rows)
-        assert len(boxes.fuse_reader_boxes(make(rows), rule, iou_threshold=0.49, min_readers=1)) == n_below
+        assert len(fuse_reader_boxes(make(rows), rule, iou_threshold=0.49, min_readers=1)) == n_below
 
 
-@pytest.mark.parametrize("rule", boxes.COUNTING_RULES)
+@pytest.mark.parametrize("rule", COUNTING_RULES)
 def test_min_readers_filters_by_the_readers_behind_a_box(rule):
     table = random_annotations(5)
-    every = boxes.fuse_reader_boxes(table, rule, min_readers=1)
+    every = fuse_reader_boxes(table, rule, min_readers=1)
     behind = (every.score * every.image_id.map(table.groupby("image_id").rad_id.nunique())).round()
-    kept = boxes.fuse_reader_boxes(table, rule, min_readers=2)
+    kept = fuse_reader_boxes(table, rule, min_readers=2)
     pd.testing.assert_frame_equal(kept, every[behind >= 2].reset_index(drop=True))
     assert 0 < len(kept) < len(every)
 
@@ -278,12 +285,12 @@ def test_min_readers_filters_by_the_readers_behind_a_box(rule):
 @pytest.mark.parametrize("rule", ["paper", "keep_all", "one_per_class"])
 def test_rules_that_do_not_count_readers_refuse_to_ask_for_two(rule):
     with pytest.raises(ValueError, match=f"rule '{rule}' cannot ask for min_readers=2"):
-        boxes.fuse_reader_boxes(random_annotations(5), rule, min_readers=2)
+        fuse_reader_boxes(random_annotations(5), rule, min_readers=2)
 
 
-@pytest.mark.parametrize("rule", boxes.RULES)
+@pytest.mark.parametrize("rule", RULES)
 def test_a_box_alone_stays_as_it_was_drawn(rule):
-    fused = boxes.fuse_reader_boxes(
+    fused = fuse_reader_boxes(
         make([("a", 8, 0.1, 0.2, 0.3, 0.7, "R2"), ("a", 14, *[np.nan] * 4, "R1")]), rule, min_readers=1
     )
     assert fused[["class_name", *BOX]].to_numpy().tolist() == [["Nodule/Mass", 0.1, 0.2, 0.3, 0.7]]
@@ -293,8 +300,8 @@ def test_a_box_alone_stays_as_it_was_drawn(rule):
 def test_pairs_within_groups_equal_the_matrix():
     first, second = random_annotations(1), random_annotations(2, 90)
     group = [table.class_id.to_numpy() for table in (first, second)]
-    i, j, iou = boxes.pairs_within_groups(first[BOX].to_numpy(), group[0], second[BOX].to_numpy(), group[1])
-    matrix = boxes.iou_matrix(first[BOX], second[BOX])
+    i, j, iou = pairs_within_groups(first[BOX].to_numpy(), group[0], second[BOX].to_numpy(), group[1])
+    matrix = iou_matrix(first[BOX], second[BOX])
     wanted = np.argwhere(group[0][:, None] == group[1])
     assert sorted(zip(i, j, strict=True)) == sorted(map(tuple, wanted)) and (np.diff(i) >= 0).all()
     np.testing.assert_array_equal(iou, matrix[i, j])
@@ -309,9 +316,7 @@ def test_boxes_per_film_of_every_rule_agree_with_independent_counts(packaged):
     chosen = packaged[packaged.image_id.isin(films)]
 
     def per_film(rule, **options):
-        n = sum(
-            len(boxes.fuse_reader_boxes(chosen[chosen.rad_id != out], rule, **options)) for out in ("R8", "R9", "R10")
-        )
+        n = sum(len(fuse_reader_boxes(chosen[chosen.rad_id != out], rule, **options)) for out in ("R8", "R9", "R10"))
         return round(n / len(films) / 3, 2)
 
     assert per_film("keep_all") == 5.54
@@ -325,8 +330,8 @@ def test_boxes_per_film_of_every_rule_agree_with_independent_counts(packaged):
 def test_a_table_without_findings_stays_a_table_of_numbers():
     normal = make([("a", 14, *[np.nan] * 4)])
     for table in (normal, normal[:0]):
-        results = [boxes.merge_reader_boxes(table, no_finding="drop")]
-        results += [boxes.fuse_reader_boxes(table, rule) for rule in boxes.RULES]
+        results = [merge_reader_boxes(table, no_finding="drop")]
+        results += [fuse_reader_boxes(table, rule) for rule in RULES]
         for empty in results:
             assert empty.empty and all(empty[name].dtype == float for name in BOX)
 
@@ -334,12 +339,12 @@ def test_a_table_without_findings_stays_a_table_of_numbers():
 def test_unknown_options_are_refused():
     table = make([("a", 3, 0, 0, 9, 9)])
     with pytest.raises(ValueError, match="unknown rule 'magic'"):
-        boxes.fuse_reader_boxes(table, "magic")
+        fuse_reader_boxes(table, "magic")
     with pytest.raises(ValueError, match="duplicates must be one of"):
-        boxes.merge_reader_boxes(table, duplicates="some")
+        merge_reader_boxes(table, duplicates="some")
     with pytest.raises(ValueError, match="no_finding must be"):
-        boxes.merge_reader_boxes(table, no_finding="maybe")
-    for call in (boxes.merge_reader_boxes, lambda t, **options: boxes.fuse_reader_boxes(t, "wbf", **options)):
+        merge_reader_boxes(table, no_finding="maybe")
+    for call in (merge_reader_boxes, lambda t, **options: fuse_reader_boxes(t, "wbf", **options)):
         with pytest.raises(ValueError, match=r"iou_threshold must lie in \[0, 1\], found 50"):
             call(table, iou_threshold=50)
         with pytest.raises(ValueError, match="aspect_tolerance must be 0 or more, found -1"):
@@ -347,4 +352,4 @@ def test_unknown_options_are_refused():
         with pytest.raises(ValueError, match="class ids must be 0 to 14, found -1"):
             call(table.assign(class_id=-1))
     with pytest.raises(ValueError, match="cannot ask for min_readers=0"):
-        boxes.fuse_reader_boxes(table, "union", min_readers=0)
+        fuse_reader_boxes(table, "union", min_readers=0)

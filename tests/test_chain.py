@@ -15,9 +15,10 @@ import nbformat
 import pytest
 
 from cliniqure_utils import cli
-from cliniqure_utils.chain import ChainError, NotebookFailed, load_notebook, parse_parameters, run_chain
-from cliniqure_utils.chain.fingerprint import data_fingerprint, earlier_steps, imported_modules, scan
-from cliniqure_utils.chain.parameters import coerce, find_notebooks, read_profile, resolve
+from cliniqure_utils.course.chain import NotebookFailed, find_notebooks, load_notebook, parse_parameters, run_chain
+from cliniqure_utils.course.chain.fingerprint import data_fingerprint, earlier_steps, imported_modules, scan
+from cliniqure_utils.course.chain.parameters import coerce, read_profile, resolve
+from cliniqure_utils.project import CannotStart
 
 PARAMETERS = 'run_dir = "../outputs/demo"  # here\nseed = 2024\n'
 FIRST = """from pathlib import Path
@@ -117,7 +118,7 @@ def test_part_of_the_chain_from_another_folder(project, tmp_path, monkeypatch):
     assert ran == ["02_second"]
     copy = json.loads((elsewhere / "here/run/notebooks/02_second.ipynb").read_text())
     assert copy["metadata"]["papermill"]["input_path"] == "notebooks/02_second.ipynb"
-    with pytest.raises(ChainError, match="--from 03_third comes after --until 01_first"):
+    with pytest.raises(CannotStart, match="--from 03_third comes after --until 01_first"):
         run(project, start="3", until="1", **options)
 
 
@@ -308,7 +309,7 @@ def test_a_dry_run_writes_nothing(project):
     ],
 )
 def test_mistakes_are_found_before_anything_runs(project, options, message):
-    with pytest.raises(ChainError) as error:
+    with pytest.raises(CannotStart) as error:
         run(project, **options)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
     assert not (project.parent / "outputs").exists()
@@ -341,7 +342,7 @@ def test_a_disk_that_cannot_be_written_is_2_in_one_line(tmp_path, monkeypatch, c
         (OSError(errno.ENOSPC, "No space left on device"), "a file cannot be used (No space left on device)"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), "x cannot be used (No such file"),
     ):
-        monkeypatch.setattr("cliniqure_utils.handout.make_handout", Mock(side_effect=error))
+        monkeypatch.setattr("cliniqure_utils.course.handout.make_handout", Mock(side_effect=error))
         assert cli.main(["handout", "--student", str(tmp_path / "new")]) == 2
         said = capsys.readouterr().err
         assert said.startswith(f"cliniqure: {words}") and said.count("\n") == 1
@@ -377,7 +378,7 @@ def test_text_is_read_by_the_type_of_the_default(text, default, value):
     "text, default", [("1", True), ("yes", True), ("1.0", 1), ("nan", 0.1), ("1", [0]), ('["a"]', [0]), ("None", 1)]
 )
 def test_text_of_another_type_is_refused(text, default):
-    with pytest.raises(ChainError, match="^x.*: expected"):
+    with pytest.raises(CannotStart, match="^x.*: expected"):
         coerce(text, default, "x", from_text=True)
 
 
@@ -389,7 +390,7 @@ def test_a_comment_may_allow_none(tmp_path):
     assert resolve(notebooks, {}, {"01_x.n": "null", "01_x.model": "none"})["01_x"] == {
         "run_dir": "x", "n": None, "model": "none", "rate": 0.5,
     }  # fmt: skip
-    with pytest.raises(ChainError, match="01_x.rate in the profile: expected a number like 0.5, found null"):
+    with pytest.raises(CannotStart, match="01_x.rate in the profile: expected a number like 0.5, found null"):
         resolve(notebooks, {"01_x": {"rate": None}}, {})
 
 
@@ -412,7 +413,7 @@ def test_numbers_out_of_range_are_refused_before_anything_runs(tmp_path, key, va
     notebooks = find_notebooks(tmp_path)
     fine = resolve(notebooks, {}, {"01_x.n_jobs": "-2", "01_x.n_epochs": "0", "01_x.held_out_share": "1"})["01_x"]
     assert (fine["n_jobs"], fine["n_epochs"], fine["held_out_share"]) == (-2, 0, 1.0)
-    with pytest.raises(ChainError) as error:
+    with pytest.raises(CannotStart) as error:
         resolve(notebooks, {}, {key: value})
     assert str(error.value) == words
 
@@ -420,7 +421,7 @@ def test_numbers_out_of_range_are_refused_before_anything_runs(tmp_path, key, va
 def test_two_names_of_one_parameter_are_refused_and_all_may_be_narrowed(tmp_path):
     write_notebook(tmp_path / "01_x.ipynb", 'run_dir = "x"  # here\nn = 1  # number\n', "x = 1")
     notebooks = find_notebooks(tmp_path)
-    with pytest.raises(ChainError, match="^01_x.n is set twice: as 01.n and as 01_x.n$"):
+    with pytest.raises(CannotStart, match="^01_x.n is set twice: as 01.n and as 01_x.n$"):
         resolve(notebooks, {}, {"01.n": "2", "01_x.n": "3"})
     assert resolve(notebooks, {}, {"all.n": "2", "01.n": "3"})["01_x"]["n"] == 3
 
@@ -440,7 +441,7 @@ def test_profiles_and_the_traps_of_yaml(project):
 
     def refused(content: str) -> str:
         (profiles / "smoke.yaml").write_text(content)
-        with pytest.raises(ChainError) as error:
+        with pytest.raises(CannotStart) as error:
             resolve(notebooks, read_profile(profiles, "smoke"), {})
         return str(error.value)
 
@@ -460,12 +461,12 @@ def test_the_parameters_cell_holds_literals_only(tmp_path):
     source = 'a = 1  # one\nb = -2.5\nc = "x = y"\nd = None\ne = [1, [True, "z"]]\n'
     assert parse_parameters(source, "x") == {"a": 1, "b": -2.5, "c": "x = y", "d": None, "e": [1, [True, "z"]]}
     for bad in ("a = 1 + x", "a = len('x')", "a: int = 1", "import os", "a = b = 1", "a = (1, 2)", "a = 1\na = 2"):
-        with pytest.raises(ChainError, match="is not `name = literal`"):
+        with pytest.raises(CannotStart, match="is not `name = literal`"):
             parse_parameters(bad, "x")
-    with pytest.raises(ChainError, match="not Python, line 2"):
+    with pytest.raises(CannotStart, match="not Python, line 2"):
         parse_parameters("a = 1\n%matplotlib inline", "x")
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")]), tmp_path / "01_x.ipynb")
-    with pytest.raises(ChainError, match="0 cells tagged parameters; expected 1"):
+    with pytest.raises(CannotStart, match="0 cells tagged parameters; expected 1"):
         load_notebook(tmp_path / "01_x.ipynb")
 
 

@@ -2,12 +2,24 @@
 
 import pytest
 
-from cliniqure_utils import labeller, prompts
-from cliniqure_utils.prompts import Evidence
+from cliniqure_utils import labeller
+from cliniqure_utils.reports import (
+    CONTRADICTION,
+    HALLUCINATION,
+    KNOWLEDGE,
+    UNTOLD_SIDE,
+    WRONG_SIDE,
+    Evidence,
+    assemble_report,
+    check_sentences,
+    count_problems,
+    facts_of,
+    omitted_findings,
+)
 
 # Short names of the errors in the tables below: H hallucination, C contradiction, S wrong side, U untold side.
-PROBLEM = {"H": prompts.HALLUCINATION, "C": prompts.CONTRADICTION, "S": prompts.WRONG_SIDE,
-           "U": prompts.UNTOLD_SIDE}  # fmt: skip
+PROBLEM = {"H": HALLUCINATION, "C": CONTRADICTION, "S": WRONG_SIDE,
+           "U": UNTOLD_SIDE}  # fmt: skip
 FILMS = {
     "failing heart": Evidence(
         "a",
@@ -180,7 +192,7 @@ def test_there_are_sixty_sentences_and_every_kind_of_error_in_ten():
 
 @pytest.mark.parametrize("film, sentence, errors, status", SENTENCES, ids=[f"{f}-{s}" for f, s, _, _ in SENTENCES])
 def test_a_planted_error_is_caught_and_nothing_else(film, sentence, errors, status):
-    (checked,) = prompts.check_sentences(sentence, FILMS[film])
+    (checked,) = check_sentences(sentence, FILMS[film])
     assert checked["sentence"] == sentence
     assert sorted((p["finding"], p["problem"]) for p in checked["problems"]) == planted(errors)
     assert checked["status"] == status
@@ -209,22 +221,22 @@ def test_a_planted_error_is_caught_and_nothing_else(film, sentence, errors, stat
     ("normal", "The heart is enlarged.", []),
 ])  # fmt: skip
 def test_findings_that_a_report_does_not_name_are_omissions(film, text, missing):
-    assert prompts.omitted_findings(text, FILMS[film]) == missing
+    assert omitted_findings(text, FILMS[film]) == missing
 
 
 def knowledge():
     import pandas as pd
 
-    from cliniqure_utils.vindr import FINDINGS
+    from cliniqure_utils.vocabulary import FINDINGS
 
-    table = pd.DataFrame("", index=list(FINDINGS), columns=[*prompts.KNOWLEDGE, "source_date", "sourced_fields"])
+    table = pd.DataFrame("", index=list(FINDINGS), columns=[*KNOWLEDGE, "source_date", "sourced_fields"])
     return table.assign(source="unsourced").rename_axis("finding")
 
 
 def test_a_report_keeps_set_aside_sentences_apart_and_counts_every_error():
     text = ("The heart is enlarged. There is a right pleural effusion. A small pneumothorax is possible. "
             "Follow-up is advised. There is a nodule.")  # fmt: skip
-    sections = prompts.assemble_report(FILMS["failing heart"], text, knowledge(), "base")["sections"]
+    sections = assemble_report(FILMS["failing heart"], text, knowledge(), "base")["sections"]
     assert sections["kept"] == "The heart is enlarged. Follow-up is advised."
     assert sections["set_aside"] == [
         "There is a right pleural effusion.", "A small pneumothorax is possible.", "There is a nodule."
@@ -244,10 +256,10 @@ def test_a_report_keeps_set_aside_sentences_apart_and_counts_every_error():
     ("collapse", "Left consolidation. Right pneumothorax. No further abnormality.", {"Atelectasis"}),
 ])  # fmt: skip
 def test_a_rest_that_is_normal_denies_only_what_the_text_does_not_name(film, text, of_last):
-    *others, last = prompts.check_sentences(text, FILMS[film])
+    *others, last = check_sentences(text, FILMS[film])
     assert {entry["status"] for entry in others} <= {"supported"}
     assert {p["finding"] for p in last["problems"]} == of_last
-    assert {p["problem"] for p in last["problems"]} <= {prompts.CONTRADICTION}
+    assert {p["problem"] for p in last["problems"]} <= {CONTRADICTION}
     assert last["status"] == ("contradicted" if of_last else "supported")
 
 
@@ -255,13 +267,13 @@ def test_errors_are_counted_once_per_finding_however_many_sentences_repeat_them(
     text = ("There is a pneumothorax and a nodule. The pneumothorax is large. No cardiomegaly or effusion. "
             "Normal chest. The heart is of normal size. Right effusion. Another right effusion.")  # fmt: skip
     film = FILMS["failing heart"]
-    counts = prompts.count_problems(prompts.check_sentences(text, film), prompts.omitted_findings(text, film))
+    counts = count_problems(check_sentences(text, film), omitted_findings(text, film))
     assert counts == {"hallucination": 2, "contradiction": 3, "wrong side": 1, "untold side": 0, "omission": 0}
 
 
 def test_a_sentence_with_an_untold_side_is_set_aside_and_counted_with_its_own_word():
     text = "Left basal atelectasis. Right pneumothorax. Left consolidation."
-    sections = prompts.assemble_report(FILMS["collapse"], text, knowledge(), "base")["sections"]
+    sections = assemble_report(FILMS["collapse"], text, knowledge(), "base")["sections"]
     assert sections["set_aside"] == ["Left basal atelectasis."]
     assert sections["problems"]["untold side"] == 1 and sum(sections["problems"].values()) == 1
 
@@ -272,7 +284,7 @@ def test_the_facts_of_a_report_give_probability_side_zone_and_box():
         [("Pleural effusion", 0.8, "left lower zone"), ("Cardiomegaly", 0.7, "midline")],
         [(60.0, 70.0, 90.0, 95.0), (30.0, 40.0, 70.0, 80.0)], crude_report="small effusion .",
     )  # fmt: skip
-    sections = prompts.assemble_report(film, "", knowledge(), "template")["sections"]
+    sections = assemble_report(film, "", knowledge(), "template")["sections"]
     assert sections["findings"] == [
         {"name": "Cardiomegaly", "probability": None,
          "boxes": [{"score": 0.7, "side": None, "zone": None, "box": [30.0, 40.0, 70.0, 80.0]}]},
@@ -280,7 +292,7 @@ def test_the_facts_of_a_report_give_probability_side_zone_and_box():
          "boxes": [{"score": 0.8, "side": "left", "zone": "lower", "box": [60.0, 70.0, 90.0, 95.0]}]},
     ]  # fmt: skip
     assert sections["crude_report"] == "small effusion ."
-    without = prompts.facts_of(FILMS["old scars"])
+    without = facts_of(FILMS["old scars"])
     assert [entry["boxes"][0]["box"] for entry in without] == [None] * 3, "no box where the corners are not known"
 
 

@@ -7,8 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils import claims, metrics
-from cliniqure_utils.claims import facts
+from cliniqure_utils.evaluation import facts
+from cliniqure_utils.evaluation.ledger import (
+    COLUMNS,
+    FIXED_RULES,
+    STATUSES,
+    BadClaims,
+    evidence_kind,
+    fill_ledger,
+    parse_value,
+    read_claims,
+    same,
+)
+from cliniqure_utils.metrics import box_overlap, classification_intervals, classification_scores
 from cliniqure_utils.runs import RunStep
 
 # Every cell of Tables 1 to 7 that holds a number (Table 1 by row), with the value as the paper prints it.
@@ -39,16 +50,16 @@ TABLE_CELLS = {
 
 @pytest.fixture(scope="module")
 def table():
-    return claims.read_claims()
+    return read_claims()
 
 
 def status(table, run_dir, claim_id, **more):
-    row = claims.fill_ledger(table[table.claim_id == claim_id], run_dir, **more).iloc[0]
+    row = fill_ledger(table[table.claim_id == claim_id], run_dir, **more).iloc[0]
     return row.value, row.status
 
 
 def made_up(**cells):
-    row = dict.fromkeys(claims.COLUMNS, "") | {"claim_id": "x"} | cells
+    row = dict.fromkeys(COLUMNS, "") | {"claim_id": "x"} | cells
     return pd.DataFrame([row])
 
 
@@ -57,7 +68,7 @@ def test_every_number_of_the_tables_has_a_row(table):
     assert set(TABLE_CELLS) <= set(printed.index)
     for claim_id, value in TABLE_CELLS.items():
         if value is not None:
-            assert claims.parse_value(printed[claim_id]) == value, claim_id
+            assert parse_value(printed[claim_id]) == value, claim_id
     assert table.claim_id[table.source == "Table 5"].tolist() == ["t5_row1", "t5_row2", "t5_row3"]
     assert table.claim_id[table.source == "Table 1"].tolist() == [f"t1_row{n}" for n in range(1, 7)]
 
@@ -86,15 +97,15 @@ def test_every_claim_points_at_a_cell_that_is_there(table, repository):
         cell = cells.get((row.notebook, row.cell))
         assert cell is not None, f"{row.claim_id}: {row.notebook} has no cell {row.cell!r}"
         assert cell["cell_type"] == "code", row.claim_id
-        if claims.evidence_kind(row.evidence) == "setting":
+        if evidence_kind(row.evidence) == "setting":
             (name,) = {part.rsplit(".")[-1] for part in row.evidence.split(";")}
             assert re.search(rf"^{name} = ", "".join(cell["source"]), re.MULTILINE), f"{row.claim_id}: no {name} there"
 
 
 def test_a_table_without_cells_is_read(table, tmp_path):
     table.drop(columns="cell").to_csv(tmp_path / "claims.csv", index=False)
-    found = claims.read_claims(tmp_path / "claims.csv")
-    assert list(found.columns) == claims.COLUMNS and (found.cell == "").all()
+    found = read_claims(tmp_path / "claims.csv")
+    assert list(found.columns) == COLUMNS and (found.cell == "").all()
 
 
 def test_no_full_image_id_is_in_the_table(table):
@@ -113,24 +124,24 @@ def test_no_full_image_id_is_in_the_table(table):
 )
 def test_a_broken_row_is_refused(table, tmp_path, column, value, message):
     table.head(1).assign(**{column: value}).to_csv(tmp_path / "claims.csv", index=False)
-    with pytest.raises(claims.BadClaims, match=message):
-        claims.read_claims(tmp_path / "claims.csv")
+    with pytest.raises(BadClaims, match=message):
+        read_claims(tmp_path / "claims.csv")
 
 
 def test_duplicate_ids_and_missing_columns_are_refused(table, tmp_path):
     pd.concat([table.head(1)] * 2).to_csv(tmp_path / "claims.csv", index=False)
-    with pytest.raises(claims.BadClaims, match="t1_row1 is there twice"):
-        claims.read_claims(tmp_path / "claims.csv")
+    with pytest.raises(BadClaims, match="t1_row1 is there twice"):
+        read_claims(tmp_path / "claims.csv")
     table.drop(columns="rule").to_csv(tmp_path / "claims.csv", index=False)
-    with pytest.raises(claims.BadClaims, match="lacks the column rule"):
-        claims.read_claims(tmp_path / "claims.csv")
+    with pytest.raises(BadClaims, match="lacks the column rule"):
+        read_claims(tmp_path / "claims.csv")
 
 
 def test_an_empty_run_leaves_metrics_open_and_does_not_crash(table, tmp_path):
-    ledger = claims.fill_ledger(table, tmp_path)
+    ledger = fill_ledger(table, tmp_path)
     assert len(ledger) == len(table)
-    assert set(ledger.status) <= set(claims.STATUSES)
-    from_run = ledger[ledger.evidence.str.contains(":metrics:") & ~ledger.rule.isin(claims.FIXED_RULES)]
+    assert set(ledger.status) <= set(STATUSES)
+    from_run = ledger[ledger.evidence.str.contains(":metrics:") & ~ledger.rule.isin(FIXED_RULES)]
     assert len(from_run) >= 12
     assert (from_run.status == "not computed in this run").all() and (from_run.value == "").all()
 
@@ -157,7 +168,7 @@ def test_a_simulated_run_says_so(table, tmp_path):
 
 def test_tables_1_and_2_come_out_of_the_packaged_annotations(table, tmp_path):
     rows = table[table.source.isin(["Table 1", "Table 2"])]
-    ledger = claims.fill_ledger(rows, tmp_path).set_index("claim_id")
+    ledger = fill_ledger(rows, tmp_path).set_index("claim_id")
     sizes = [f"t2_row{n}_{c}" for n in (1, 2, 5) for c in ("x_max", "y_max")]
     assert (ledger.status.drop(sizes) == "reproduced").all()
     assert (ledger.status[sizes] == "not reproducible here").all(), "film sizes are not in the annotations"
@@ -184,7 +195,7 @@ def test_settings_are_read_from_the_profile_and_the_parameters_cell(table, tmp_p
 
 
 def test_contradictions_rest_on_values(table, tmp_path):
-    values = claims.fill_ledger(table[table.claim_id.str.startswith("note_")], tmp_path).set_index("claim_id")
+    values = fill_ledger(table[table.claim_id.str.startswith("note_")], tmp_path).set_index("claim_id")
     assert values.value["note_13"] == "0.8571"
     assert values.value["note_14"] == "0.08782"
     assert values.value["note_06"] == "0.5743"
@@ -207,7 +218,7 @@ def test_contradictions_rest_on_values(table, tmp_path):
     ],
 )
 def test_same(value, printed, equal):
-    assert claims.same(value, printed) is equal
+    assert same(value, printed) is equal
 
 
 def test_rules_compare_with_their_sign():
@@ -215,7 +226,7 @@ def test_rules_compare_with_their_sign():
     outcome = {}
     for rule, printed in [("at_least", "0.5"), ("at_least", "0.51"), ("at_most", "0.49"), ("within:0.02", "0.52")]:
         row = made_up(evidence="07_evaluate:metrics:a", rule=rule, paper_value=printed)
-        outcome[rule, printed] = claims.fill_ledger(row, "nowhere", metrics=metrics).status[0]
+        outcome[rule, printed] = fill_ledger(row, "nowhere", metrics=metrics).status[0]
     assert outcome == {
         ("at_least", "0.5"): "reproduced",
         ("at_least", "0.51"): "not reproducible here",
@@ -254,13 +265,11 @@ def test_a_lie_in_a_prediction_file_moves_the_number_the_interval_and_the_ledger
     def evaluate(folder):
         boxes = pd.read_csv(folder / "02_detect" / "predictions.csv")
         answers = pd.read_csv(folder / "03_classify" / "probabilities.csv").to_numpy() >= 0.5
-        overlap = metrics.box_overlap(
-            references=truth, predictions=boxes, image_ids=ids, definition="matched", n_resamples=200
-        )
-        scores = metrics.classification_scores(references=there, predictions=answers)
-        intervals = metrics.classification_intervals(references=there, predictions=answers, n_resamples=200)
+        overlap = box_overlap(references=truth, predictions=boxes, image_ids=ids, definition="matched", n_resamples=200)
+        scores = classification_scores(references=there, predictions=answers)
+        intervals = classification_intervals(references=there, predictions=answers, n_resamples=200)
         found = {"table7/iou": overlap["iou"], "table7/classification_f1": scores["micro_f1"]}
-        ledger = claims.fill_ledger(table, folder, metrics={"07_evaluate": found}).set_index("claim_id")
+        ledger = fill_ledger(table, folder, metrics={"07_evaluate": found}).set_index("claim_id")
         return overlap, scores["micro_f1"], intervals["micro_f1"], ledger
 
     write(tmp_path / "honest", said, decided)

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from cliniqure_utils.figures import cmn as plots
+from cliniqure_utils.figures.crude_report import (
+    plot_against_controls,
+    plot_memory,
+    plot_words_in_memory,
+    plot_words_on_film,
+    same_slots,
+    slot_shares,
+)
 
 FILM = np.full((224, 224), 90, np.uint8)
 
@@ -15,17 +22,17 @@ def shares(seed, n, slots=10):
 
 def test_shares_of_slots_add_up():
     asked = np.array([[[0, 2], [2, 3]]])  # one query, two heads, two slots each
-    found = plots.slot_shares(asked, np.array([[[0.75, 0.25], [0.5, 0.5]]]), 5)
+    found = slot_shares(asked, np.array([[[0.75, 0.25], [0.5, 0.5]]]), 5)
     assert found.tolist() == [[0.375, 0, 0.375, 0.25, 0]]
 
 
 def test_same_slots_is_one_for_the_same_question_and_zero_for_another():
     words = np.array([[0.5, 0.5, 0, 0], [0, 0, 1, 0]])
     patches = np.array([[0.5, 0.5, 0, 0], [0, 0.25, 0.25, 0.5]])
-    assert plots.same_slots(words, patches).tolist() == [[1.0, 0.25], [0.0, 0.25]]
+    assert same_slots(words, patches).tolist() == [[1.0, 0.25], [0.0, 0.25]]
     for row, column in np.ndindex(2, 2):  # by hand, slot by slot
         by_hand = sum(min(a, b) for a, b in zip(words[row], patches[column], strict=True))
-        assert plots.same_slots(words, patches)[row, column] == pytest.approx(by_hand)
+        assert same_slots(words, patches)[row, column] == pytest.approx(by_hand)
 
 
 def squares(axes):
@@ -37,7 +44,7 @@ def test_a_word_is_followed_through_the_memory_to_the_film():
     looked[0, 8], looked[1, 48] = 3, 2
     words, patches = shares(0, 2), shares(1, 49)
     patches[17] = words[0]
-    figure = plots.plot_words_in_memory(FILM, ["heart", "effusion"], looked, words, patches, n_slots=4)
+    figure = plot_words_in_memory(FILM, ["heart", "effusion"], looked, words, patches, n_slots=4)
     axes = np.array(figure.axes).reshape(3, 2)
     assert [a.get_title() for a in axes[0]] == ["“heart”", "“effusion”"]
     assert squares(axes[0, 0]) == [(32, 32)] and squares(axes[0, 1]) == [(192, 192)]
@@ -52,8 +59,8 @@ def test_a_word_is_followed_through_the_memory_to_the_film():
 def test_words_on_the_film_and_the_memory_draw():
     looked = np.ones((3, 49))
     looked[2, 10] = 5
-    figure = plots.plot_words_on_film(FILM, ["a", "b", "c"], looked)
+    figure = plot_words_on_film(FILM, ["a", "b", "c"], looked)
     assert squares(figure.axes[3]) == [(3 * 32, 32)]
     figure.canvas.draw()
-    plots.plot_memory(shares(0, 3), shares(1, 49).mean(0), ["a", "b", "c"]).canvas.draw()
-    plots.plot_against_controls(0.3, np.random.default_rng(0).random(50) / 10, 0.0).canvas.draw()
+    plot_memory(shares(0, 3), shares(1, 49).mean(0), ["a", "b", "c"]).canvas.draw()
+    plot_against_controls(0.3, np.random.default_rng(0).random(50) / 10, 0.0).canvas.draw()

@@ -11,21 +11,35 @@ import pandas as pd
 import pydicom
 import pytest
 
-from cliniqure_utils import cohort, readers, vindr
+from cliniqure_utils import cohort, labeller
+from cliniqure_utils.annotations import label_matrix, make_splits, read_annotations, read_global_labels, reader_ceiling
 from cliniqure_utils.cohort import anatomy as anatomy_module
-from cliniqure_utils.cohort import film as film_module
-from cliniqure_utils.cohort import plan as plan_module
-from cliniqure_utils.cohort import reports as reports_module
-from cliniqure_utils.cohort.anatomy import AORTA, HEART, Anatomy, anatomy_from_phantom, ct_paths
+from cliniqure_utils.cohort import leaks, making, patient, projection, report_text
+from cliniqure_utils.cohort.anatomy import Anatomy, anatomy_from_phantom, ct_paths, ensure_anatomy
 from cliniqure_utils.cohort.files import ODD, Header, draw_header, write_film
-from cliniqure_utils.cohort.film import CARDIOTHORACIC_LIMIT, simulate
+from cliniqure_utils.cohort.organs import AORTA, HEART
+from cliniqure_utils.cohort.patient import CARDIOTHORACIC_LIMIT, simulate
+from cliniqure_utils.cohort.plan import (
+    CHRONIC,
+    LEAST_SHARE,
+    MOST_FINDINGS,
+    Company,
+    company_of,
+    measure_company,
+    plan_patient,
+    plan_visits,
+    target_shares,
+    tilt,
+    vindr_annotations,
+)
 from cliniqure_utils.cohort.readers import READERS, ReaderModel, annotate, measure, measure_vindr
-from cliniqure_utils.cohort.reports import clinical_context, write_report
+from cliniqure_utils.cohort.report_text import clinical_context, write_report
 from cliniqure_utils.dicom import load_cxr, read_header
-from cliniqure_utils.labeller import find_mentions, label_matrix
+from cliniqure_utils.labeller import find_mentions
+from cliniqure_utils.vocabulary import BOX, FINDINGS, GLOBAL_LABELS, NO_FINDING, NO_FINDING_ID, PHYSIONET_TO_KAGGLE
 
 SIZE, N, SEED = 96, 12, 5  # patient 5 has a second film
-IN_LUNGS = [name for name in cohort.SIMULATED_FINDINGS if name not in ("Cardiomegaly", "Aortic enlargement")]
+IN_LUNGS = [name for name in making.SIMULATED_FINDINGS if name not in ("Cardiomegaly", "Aortic enlargement")]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +103,7 @@ def test_patients_do_not_depend_on_how_many_there_are(made, make, tmp_path):
 
 
 def test_interrupted_work_is_taken_up(made, make, tmp_path, monkeypatch):
-    real, done = cohort._simulate_patient, []
+    real, done = making._simulate_patient, []
 
     def die_at_seven(data_dir, anatomy, index, *rest):
         if index == 7:
@@ -97,15 +111,15 @@ def test_interrupted_work_is_taken_up(made, make, tmp_path, monkeypatch):
         done.append(index)
         real(data_dir, anatomy, index, *rest)
 
-    monkeypatch.setattr(cohort, "_simulate_patient", die_at_seven)
+    monkeypatch.setattr(making, "_simulate_patient", die_at_seven)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path)
     assert done == list(range(7)) and not (tmp_path / "cohort.json").exists()
 
     # A film whose file got lost is made again, though its part is there.
-    (tmp_path / "train" / f"{cohort.image_id_of(SEED, 3)}.dicom").unlink()
+    (tmp_path / "train" / f"{making.image_id_of(SEED, 3)}.dicom").unlink()
     done.clear()
-    monkeypatch.setattr(cohort, "_simulate_patient", lambda *args: (done.append(args[2]), real(*args)))
+    monkeypatch.setattr(making, "_simulate_patient", lambda *args: (done.append(args[2]), real(*args)))
     make(tmp_path)
     assert done == [3, *range(7, N)]
     assert fingerprint(tmp_path) == fingerprint(made)
@@ -113,15 +127,15 @@ def test_interrupted_work_is_taken_up(made, make, tmp_path, monkeypatch):
 
 def test_a_finished_cohort_is_kept_and_repaired(made, make, tmp_path, monkeypatch):
     make(tmp_path)
-    real, done = cohort._simulate_patient, []
-    monkeypatch.setattr(cohort, "_simulate_patient", lambda *args: (done.append(args[2]), real(*args)))
+    real, done = making._simulate_patient, []
+    monkeypatch.setattr(making, "_simulate_patient", lambda *args: (done.append(args[2]), real(*args)))
     settings = cohort.ensure_cohort(
         tmp_path, N, SIZE, SEED, anatomy_dir="nowhere"
     )  # complete: not even the anatomy is looked for
     assert done == [] and settings["n_patients"] == N
-    (tmp_path / "train" / f"{cohort.image_id_of(SEED, 4)}.dicom").unlink()
-    (tmp_path / "train" / f"{cohort.image_id_of(SEED, 5, visit=1)}.dicom").unlink()
-    half = tmp_path / "train" / f".0a1b2c3d.{cohort.image_id_of(SEED, 4)}.dicom"  # of a killed run
+    (tmp_path / "train" / f"{making.image_id_of(SEED, 4)}.dicom").unlink()
+    (tmp_path / "train" / f"{making.image_id_of(SEED, 5, visit=1)}.dicom").unlink()
+    half = tmp_path / "train" / f".0a1b2c3d.{making.image_id_of(SEED, 4)}.dicom"  # of a killed run
     half.write_bytes(b"half")
     make(tmp_path)
     assert not half.exists(), "or reading *.dicom would find it"
@@ -132,7 +146,7 @@ def test_other_settings_make_another_cohort(made, make, tmp_path):
     make(tmp_path, n_patients=2)
     make(tmp_path, n_patients=2, seed=SEED + 1)
     names = {path.stem for path in (tmp_path / "train").iterdir()}
-    assert names == {cohort.image_id_of(SEED + 1, i) for i in range(2)}
+    assert names == {making.image_id_of(SEED + 1, i) for i in range(2)}
     assert set(pd.read_csv(tmp_path / "train.csv").image_id) == names
 
 
@@ -154,28 +168,28 @@ def test_tables_agree_with_each_other(made):
     clinical = pd.read_csv(made / "clinical.csv", keep_default_na=False)
     reports = [json.loads(line) for line in (made / "reports.jsonl").read_text().splitlines()]
     ids = cohort.image_ids(SEED, N)
-    assert len(set(ids)) == N + 1 and ids[5:7] == [cohort.image_id_of(SEED, 5, visit) for visit in (0, 1)]
+    assert len(set(ids)) == N + 1 and ids[5:7] == [making.image_id_of(SEED, 5, visit) for visit in (0, 1)]
     assert all(len(i) == 32 and set(i) <= set("0123456789abcdef") for i in ids)
-    assert list(truth.columns) == ["image_id", "class_name", "class_id", *vindr.BOX, "side", "zone"]
+    assert list(truth.columns) == ["image_id", "class_name", "class_id", *BOX, "side", "zone"]
     for table in (truth.image_id, readers_table.image_id, clinical.image_id, [r["image_id"] for r in reports]):
         assert list(dict.fromkeys(table)) == ids
     assert all(r["text"] == f"{r['findings']} {r['impression']}" for r in reports)
 
-    annotations, rejected = vindr.read_annotations(made / "train.csv", dict.fromkeys(ids, (SIZE, SIZE)))
+    annotations, rejected = read_annotations(made / "train.csv", dict.fromkeys(ids, (SIZE, SIZE)))
     assert len(rejected) == 0 and len(annotations) == len(readers_table)
     for table in (truth, readers_table):
-        nothing = table.class_name == vindr.NO_FINDING
-        assert table[vindr.BOX].isna().all(axis=1).equals(nothing)
-        assert (nothing == (table.class_id == vindr.NO_FINDING_ID)).all()
+        nothing = table.class_name == NO_FINDING
+        assert table[BOX].isna().all(axis=1).equals(nothing)
+        assert (nothing == (table.class_id == NO_FINDING_ID)).all()
         assert nothing.groupby(table.image_id).nunique().max() == 1  # never mixed on one film
         if table is readers_table:
             assert (table.groupby("image_id").rad_id.nunique() == 3).all()  # as in VinDr-CXR
         boxes = table[~nothing]
-        assert boxes[vindr.BOX].ge(0).all(axis=None) and boxes[vindr.BOX].le(SIZE).all(axis=None)
+        assert boxes[BOX].ge(0).all(axis=None) and boxes[BOX].le(SIZE).all(axis=None)
         assert (boxes.x_min < boxes.x_max).all() and (boxes.y_min < boxes.y_max).all()
-        assert list(boxes.class_id) == [vindr.FINDINGS.index(name) for name in boxes.class_name]
-    assert set(truth.class_name) <= {*cohort.SIMULATED_FINDINGS, vindr.NO_FINDING}
-    assert (truth.groupby("image_id").size()[truth[truth.class_name == vindr.NO_FINDING].image_id] == 1).all()
+        assert list(boxes.class_id) == [FINDINGS.index(name) for name in boxes.class_name]
+    assert set(truth.class_name) <= {*making.SIMULATED_FINDINGS, NO_FINDING}
+    assert (truth.groupby("image_id").size()[truth[truth.class_name == NO_FINDING].image_id] == 1).all()
 
 
 def test_headers_hold_no_identity_and_one_patient_each(made):
@@ -191,7 +205,7 @@ def test_headers_hold_no_identity_and_one_patient_each(made):
         codes.setdefault(read_header(path)["patient_key"], set()).add(path.stem)
     assert ages > 0.8 * N
     # Whole patients go into one split: the header alone says which films are one person's.
-    assert sorted(codes.values(), key=len)[-1] == {cohort.image_id_of(SEED, 5, visit) for visit in (0, 1)}
+    assert sorted(codes.values(), key=len)[-1] == {making.image_id_of(SEED, 5, visit) for visit in (0, 1)}
     assert len(codes) == N
 
 
@@ -202,15 +216,15 @@ def test_a_patients_second_film_shows_the_same_body_on_another_day(phantom):
     ratios = [film.measures["cardiothoracic_ratio"] for film in (first, second, other)]
     assert abs(ratios[0] - ratios[1]) < 0.02 and abs(ratios[0] - ratios[2]) > 0.02
     assert np.abs(first.pixels.astype(float) - second.pixels).mean() > 50
-    plans = [cohort.plan_visits(1, index) for index in range(5, 600, 40)]
+    plans = [plan_visits(1, index) for index in range(5, 600, 40)]
     assert all(len(plan) == 2 and set(plan[1]) <= set(plan[0]) for plan in plans)
-    assert all(set(plan[0]) & plan_module.CHRONIC == set(plan[1]) & plan_module.CHRONIC for plan in plans)
-    assert any(len(plan[1]) < len(plan[0]) for plan in plans) and len(cohort.plan_visits(1, 6)) == 1
+    assert all(set(plan[0]) & CHRONIC == set(plan[1]) & CHRONIC for plan in plans)
+    assert any(len(plan[1]) < len(plan[0]) for plan in plans) and len(plan_visits(1, 6)) == 1
 
 
 def test_exposure_and_header_do_not_depend_on_the_findings(made, make, tmp_path, monkeypatch):
-    visits = cohort.plan_visits
-    monkeypatch.setattr(cohort, "plan_visits", lambda seed, index: [[] for _ in visits(seed, index)])
+    visits = plan_visits
+    monkeypatch.setattr(making, "plan_visits", lambda seed, index: [[] for _ in visits(seed, index)])
     make(tmp_path)
     for path in (made / "train").iterdir():
         one, other = (pydicom.dcmread(p, stop_before_pixels=True) for p in (path, tmp_path / "train" / path.name))
@@ -261,16 +275,16 @@ def test_an_unknown_kind_of_file_is_refused(tmp_path, header, message):
 def test_physionet_layout_holds_the_same_readings(made, make, tmp_path):
     make(tmp_path, layout="physionet")
     assert not (tmp_path / "train.csv").exists()
-    kaggle, _ = vindr.read_annotations(made / "train.csv")
+    kaggle, _ = read_annotations(made / "train.csv")
     path = tmp_path / "annotations" / "annotations_train.csv"
-    physionet, rejected = vindr.read_annotations(path)
+    physionet, rejected = read_annotations(path)
     assert len(rejected) == 0
-    columns = ["image_id", "rad_id", "class_id", *vindr.BOX]
+    columns = ["image_id", "rad_id", "class_id", *BOX]
     pd.testing.assert_frame_equal(physionet[columns], kaggle[columns])
     local = set(pd.read_csv(path).class_name)
-    assert local <= {*vindr.PHYSIONET_TO_KAGGLE, vindr.NO_FINDING} and local & {"Lung cavity", "Lung cyst"}
-    labels = vindr.read_global_labels(tmp_path / "annotations" / "image_labels_train.csv")
-    assert len(labels) == 3 * (N + 1) and set(vindr.GLOBAL_LABELS) < set(labels.columns)
+    assert local <= {*PHYSIONET_TO_KAGGLE, NO_FINDING} and local & {"Lung cavity", "Lung cyst"}
+    labels = read_global_labels(tmp_path / "annotations" / "image_labels_train.csv")
+    assert len(labels) == 3 * (N + 1) and set(GLOBAL_LABELS) < set(labels.columns)
     with pytest.raises(cohort.CohortError, match="layout must be one of kaggle, physionet"):
         cohort.ensure_cohort(tmp_path / "x", layout="nih")
 
@@ -281,13 +295,13 @@ def test_physionet_layout_holds_the_same_readings(made, make, tmp_path):
 def with_and_without(phantom, finding, seed, monkeypatch):
     """The film with a finding, and what the finding adds to the projected soft tissue (mm of water)."""
     seen = []
-    real = film_module.expose
+    real = projection.expose
 
     def expose(soft, bone, size, exposure, rng, *rest):
         seen.append((soft.copy(), bone.copy(), (exposure, rng.bit_generator.state)))
         return real(soft, bone, size, exposure, rng, *rest)
 
-    monkeypatch.setattr(film_module, "expose", expose)
+    monkeypatch.setattr(patient, "expose", expose)
     film = simulate(phantom, [finding], seed, SIZE)
     simulate(phantom, [], seed, SIZE)
     (soft, bone, state), (healthy_soft, healthy_bone, healthy_state) = seen
@@ -296,7 +310,7 @@ def with_and_without(phantom, finding, seed, monkeypatch):
     return film, soft - healthy_soft
 
 
-@pytest.mark.parametrize("finding", cohort.SIMULATED_FINDINGS)
+@pytest.mark.parametrize("finding", making.SIMULATED_FINDINGS)
 def test_boxes_lie_where_the_finding_changes_the_film(phantom, finding, monkeypatch):
     n_boxes = 0
     for seed in range(4):
@@ -341,12 +355,12 @@ def test_heart_and_aorta_are_labelled_by_measurement(phantom):
             names = {row["class_name"] for row in film.findings}
             ratio = film.measures["cardiothoracic_ratio"]
             assert ("Cardiomegaly" in names) == (ratio > CARDIOTHORACIC_LIMIT)
-            assert ("Aortic enlargement" in names) == (film.measures["arch_width_mm"] > film_module.ARCH_LIMIT)
+            assert ("Aortic enlargement" in names) == (film.measures["arch_width_mm"] > patient.ARCH_LIMIT)
             labelled.append("Cardiomegaly" in names)
         assert np.mean(labelled) > 0.7 if planned else np.mean(labelled) < 0.3
     # A plan is not enough: the same large heart in a chest whose limit it does not reach is no finding.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(film_module, "CARDIOTHORACIC_LIMIT", 0.9)
+        patch.setattr(patient, "CARDIOTHORACIC_LIMIT", 0.9)
         assert all(
             row["class_name"] != "Cardiomegaly" for row in simulate(phantom, ["Cardiomegaly"], [0], SIZE).findings
         )
@@ -354,7 +368,7 @@ def test_heart_and_aorta_are_labelled_by_measurement(phantom):
 
 def test_what_cannot_be_seen_is_not_labelled(phantom, monkeypatch):
     assert simulate(phantom, ["Nodule/Mass"], [0], SIZE).hidden == []
-    monkeypatch.setattr(film_module, "LEAST_SHADOW", 1e6)
+    monkeypatch.setattr(patient, "LEAST_SHADOW", 1e6)
     film = simulate(phantom, ["Nodule/Mass"], [0], SIZE)
     assert set(film.hidden) == {"Nodule/Mass"} and film.findings == []
 
@@ -375,20 +389,20 @@ def test_a_film_uses_its_twelve_bits(phantom):
 
 @pytest.mark.parametrize("seed", [2024, 7])
 def test_plan_follows_vindr(seed):
-    planned = np.array([[name in cohort.plan_patient(seed, i)[0] for name in vindr.FINDINGS] for i in range(600)])
-    company = plan_module.measure_company()
-    counts, wanted = planned.sum(0), 600 * plan_module.target_shares(company.rate)
+    planned = np.array([[name in plan_patient(seed, i)[0] for name in FINDINGS] for i in range(600)])
+    company = measure_company()
+    counts, wanted = planned.sum(0), 600 * target_shares(company.rate)
     assert np.abs(counts - wanted).max() <= 2.5 and counts.min() >= 42
     # Above the least share, in proportion to the square root of the rate on the real films.
-    free = wanted > 600 * plan_module.LEAST_SHARE
+    free = wanted > 600 * LEAST_SHARE
     ratio = counts[free] / np.sqrt(company.rate[free])
     assert free.sum() >= 10 and ratio.max() / ratio.min() < 1.06
     n_findings = planned.sum(1)
-    assert (n_findings == 0).sum() == 228 and n_findings.max() <= plan_module.MOST_FINDINGS
+    assert (n_findings == 0).sum() == 228 and n_findings.max() <= MOST_FINDINGS
     # Findings that keep company on real films do so here: ratio of joint share to product of shares, pair by pair.
     sets, weight = company.sets.astype(float), company.weight
     own = planned[n_findings > 0].astype(float)
-    pairs = np.triu_indices(len(vindr.FINDINGS), 1)
+    pairs = np.triu_indices(len(FINDINGS), 1)
     real = ((sets * weight[:, None]).T @ sets / np.outer(weight @ sets, weight @ sets))[pairs]
     ours = (own.T @ own / len(own) / np.outer(own.mean(0), own.mean(0)))[pairs]
     assert pd.Series(real).rank().corr(pd.Series(ours).rank()) > 0.8
@@ -396,34 +410,34 @@ def test_plan_follows_vindr(seed):
 
 def test_a_tilted_table_has_the_wanted_shares_and_the_old_odds():
     sets = np.array([[1, 0], [0, 1], [1, 1]], bool)
-    company = plan_module.Company(np.array([0.1, 0.2]), sets, np.array([0.5, 0.3, 0.2]))
-    weight = plan_module.tilt(company, np.array([0.5, 0.8]))
+    company = Company(np.array([0.1, 0.2]), sets, np.array([0.5, 0.3, 0.2]))
+    weight = tilt(company, np.array([0.5, 0.8]))
     np.testing.assert_allclose(weight, [0.2, 0.5, 0.3], atol=1e-6)
 
 
 def test_company_counts_readers_and_films():
     rows = [("a", "R1", 0), ("a", "R1", 3), ("a", "R1", 3), ("a", "R2", 3), ("b", "R1", 14), ("b", "R2", 14)]
-    company = plan_module.company_of(pd.DataFrame(rows, columns=["image_id", "rad_id", "class_id"]))
+    company = company_of(pd.DataFrame(rows, columns=["image_id", "rad_id", "class_id"]))
     assert company.rate[[0, 3]].tolist() == [0.5, 0.5] and company.rate.sum() == 1
     assert [np.flatnonzero(row).tolist() for row in company.sets] == [[3], [0, 3]]
     assert company.weight.tolist() == [0.5, 0.5]
 
 
 def test_ages_fit_and_do_not_leave_their_range():
-    people = [cohort.plan_patient(2024, i) for i in range(600)]
+    people = [plan_patient(2024, i) for i in range(600)]
     assert all(18 <= age <= 90 and sex in "FM" for _, age, sex in people)
-    mean = {name: np.mean([age for found, age, _ in people if name in found]) for name in vindr.FINDINGS}
+    mean = {name: np.mean([age for found, age, _ in people if name in found]) for name in FINDINGS}
     assert mean["Aortic enlargement"] > 55 > mean["Pneumothorax"]
 
 
 def test_split_has_seven_of_each_finding():
     ids = cohort.image_ids(2024, 600)
-    plans = [plan for i in range(600) for plan in cohort.plan_visits(2024, i)]
-    rows = [(i, vindr.FINDINGS.index(name)) for i, plan in zip(ids, plans, strict=True) for name in plan]
-    labels = vindr.label_matrix(pd.DataFrame(rows, columns=["image_id", "class_id"]), ids)
-    keys = {cohort.image_id_of(2024, 5, 1): "one", cohort.image_id_of(2024, 5): "one"}
-    splits = vindr.make_splits(ids, labels, keys, seed=2024)
-    test = labels.loc[splits.image_id[splits.split == "test"], [*vindr.FINDINGS]].sum()
+    plans = [plan for i in range(600) for plan in plan_visits(2024, i)]
+    rows = [(i, FINDINGS.index(name)) for i, plan in zip(ids, plans, strict=True) for name in plan]
+    labels = label_matrix(pd.DataFrame(rows, columns=["image_id", "class_id"]), ids)
+    keys = {making.image_id_of(2024, 5, 1): "one", making.image_id_of(2024, 5): "one"}
+    splits = make_splits(ids, labels, keys, seed=2024)
+    test = labels.loc[splits.image_id[splits.split == "test"], [*FINDINGS]].sum()
     assert test.min() >= 7
 
 
@@ -432,33 +446,33 @@ def test_split_has_seven_of_each_finding():
 
 @pytest.fixture(scope="module")
 def planned_labels():
-    plans = [cohort.plan_patient(2024, i)[0] for i in range(600)]
-    ids = [cohort.image_id_of(2024, i) for i in range(600)]
-    return pd.DataFrame([[int(n in plan) for n in vindr.FINDINGS] for plan in plans], ids, [*vindr.FINDINGS])
+    plans = [plan_patient(2024, i)[0] for i in range(600)]
+    ids = [making.image_id_of(2024, i) for i in range(600)]
+    return pd.DataFrame([[int(n in plan) for n in FINDINGS] for plan in plans], ids, [*FINDINGS])
 
 
 def test_nothing_beside_the_body_tells_who_is_ill(planned_labels):
-    nuisances = cohort.draw_nuisances(2024, 600)
+    nuisances = leaks.draw_nuisances(2024, 600)
     assert {"photons", "fov_mm", "inverted", "marker", "kind"} < set(nuisances.columns)
-    table = cohort.leak_test(nuisances, planned_labels, n_permutations=3000)
+    table = leaks.leak_test(nuisances, planned_labels, n_permutations=3000)
     assert table.films.tolist() == planned_labels.sum().tolist()
     assert not table.leaks.any(), table
     assert table.limit.between(0.55, 0.75).all()
 
 
 def test_a_leak_is_found(planned_labels):
-    nuisances = cohort.draw_nuisances(2024, 600)
+    nuisances = leaks.draw_nuisances(2024, 600)
     ill = planned_labels.Calcification == 1
     with_leak = nuisances.copy()
     with_leak.loc[ill.index[ill], "photons"] *= 0.7
-    assert cohort.leak_test(with_leak, planned_labels, n_permutations=1000).leaks.Calcification
+    assert leaks.leak_test(with_leak, planned_labels, n_permutations=1000).leaks.Calcification
     with_leak = nuisances.copy()
     with_leak.loc[ill.index[ill][::2], "kind"] = "rle"
-    assert cohort.leak_test(with_leak, planned_labels, n_permutations=1000).leaks.Calcification
+    assert leaks.leak_test(with_leak, planned_labels, n_permutations=1000).leaks.Calcification
 
 
 def test_drawn_nuisances_are_those_of_the_films(made):
-    nuisances = cohort.draw_nuisances(SEED, N)
+    nuisances = leaks.draw_nuisances(SEED, N)
     assert list(nuisances.index) == cohort.image_ids(SEED, N)
     for row in nuisances.itertuples():
         header = pydicom.dcmread(made / "train" / f"{row.Index}.dicom", stop_before_pixels=True)
@@ -472,7 +486,7 @@ def test_drawn_nuisances_are_those_of_the_films(made):
 
 def careful(**changes) -> ReaderModel:
     """Readers who all name everything and draw it exactly, but for the changes."""
-    n = len(vindr.FINDINGS)
+    n = len(FINDINGS)
     exact = {
         "seen": np.tile([0.0, 0, 1], (n, 1)),
         "confused": np.zeros((n, n)),
@@ -489,7 +503,7 @@ def read(truths, model, size=320, seed=0):
         for row in annotate(truth, size, np.random.default_rng([seed, i]), model)
     ]
     table = pd.DataFrame(rows)
-    table[vindr.BOX] = table[vindr.BOX].astype(float)
+    table[BOX] = table[BOX].astype(float)
     return table
 
 
@@ -516,7 +530,7 @@ def test_careful_readers_copy_the_truth(monkeypatch):
 def test_readers_err_as_the_model_says(monkeypatch):
     monkeypatch.setattr("cliniqure_utils.cohort.readers.EXTRA", 0)
     monkeypatch.setattr("cliniqure_utils.cohort.readers.MISSED_BY_ALL", 0)
-    names = vindr.FINDINGS
+    names = FINDINGS
     seen = np.tile([0.5, 0.3, 0.2], (len(names), 1))
     seen[names.index("Cardiomegaly")] = [0, 0, 1]  # so that nobody is left without a box
     confused = np.zeros((len(names),) * 2)
@@ -534,7 +548,7 @@ def test_readers_err_as_the_model_says(monkeypatch):
 
 
 def test_loosely_drawn_boxes_no_longer_match():
-    loose = np.ones(len(vindr.FINDINGS))
+    loose = np.ones(len(FINDINGS))
     table = read([boxes_of("Nodule/Mass")] * 300, careful(loose=loose))
     drawn = table[table.class_name == "Nodule/Mass"]
     area = (drawn.x_max - drawn.x_min) * (drawn.y_max - drawn.y_min) / (50 * 80)
@@ -550,7 +564,7 @@ def test_the_model_is_measured_on_the_readers():
         *(("c", reader, 14, [np.nan] * 4) for reader in READERS),
         ("d", "R8", 3, box),  # not read by all: left out
     ]  # fmt: skip
-    table = pd.DataFrame([(i, r, c, *b) for i, r, c, b in rows], columns=["image_id", "rad_id", "class_id", *vindr.BOX])
+    table = pd.DataFrame([(i, r, c, *b) for i, r, c, b in rows], columns=["image_id", "rad_id", "class_id", *BOX])
     model = measure(table)
     np.testing.assert_allclose(model.seen[3], [0.5, 0, 0.5])
     np.testing.assert_allclose(model.seen[4], [1, 0, 0])
@@ -570,24 +584,24 @@ def made_up_truths():
     films = []
     for index in range(600):
         films.append([])
-        for name in cohort.plan_patient(2024, index)[0]:
+        for name in plan_patient(2024, index)[0]:
             n = (
                 2
                 if name in ("ILD", "Pulmonary fibrosis", "Pleural effusion", "Nodule/Mass") and rng.random() < 0.4
                 else 1
             )
-            side = sides[vindr.FINDINGS.index(name)]
+            side = sides[FINDINGS.index(name)]
             for half in rng.permutation(2)[:n]:  # one in each half of the film
                 low = np.array([160 * half + rng.integers(0, 160 - min(side[0], 159)), rng.integers(20, 300 - side[1])])
-                corners = dict(zip(vindr.BOX, map(int, (*low, *(low + side))), strict=True))
+                corners = dict(zip(BOX, map(int, (*low, *(low + side))), strict=True))
                 films[-1].append({"class_name": name, **corners})
     return films
 
 
 def test_readers_agree_as_real_ones_do(made_up_truths):
     numbers = ["f1", "macro_f1", "iou", "label_f1"]
-    real = readers.reader_ceiling(plan_module.vindr_annotations())[numbers].mean()
-    ours = readers.reader_ceiling(read(made_up_truths, measure_vindr()))[numbers].mean()
+    real = reader_ceiling(vindr_annotations())[numbers].mean()
+    ours = reader_ceiling(read(made_up_truths, measure_vindr()))[numbers].mean()
     assert ours.f1 == pytest.approx(real.f1, abs=0.05)
     assert ours.iou == pytest.approx(real.iou, abs=0.05)
     assert ours.label_f1 == pytest.approx(real.label_f1, abs=0.05)
@@ -597,8 +611,8 @@ def test_readers_agree_as_real_ones_do(made_up_truths):
 def test_together_readers_miss_little(made_up_truths):
     table = read(made_up_truths, measure_vindr())
     ids = [f"{i:05d}" for i in range(len(made_up_truths))]
-    named = vindr.label_matrix(table, ids)[[*vindr.FINDINGS]].to_numpy(bool)
-    true = np.array([[n in {b["class_name"] for b in truth} for n in vindr.FINDINGS] for truth in made_up_truths])
+    named = label_matrix(table, ids)[[*FINDINGS]].to_numpy(bool)
+    true = np.array([[n in {b["class_name"] for b in truth} for n in FINDINGS] for truth in made_up_truths])
     assert named[true].mean() > 0.95 and true[named].mean() > 0.8
     assert not named[~true.any(1)].any()  # as in VinDr-CXR, nobody draws on a normal film
     assert (table.groupby("image_id").rad_id.nunique() == 3).all()
@@ -613,7 +627,7 @@ def test_cohort_beside_vindr(made):
     truth = pd.read_csv(made / "truth.csv")
     prevalence = cohort.prevalence_table(made)
     assert prevalence.cohort_films.Cardiomegaly == truth[truth.class_name == "Cardiomegaly"].image_id.nunique()
-    assert prevalence.vindr.is_monotonic_increasing is False and (prevalence.planned >= plan_module.LEAST_SHARE).all()
+    assert prevalence.vindr.is_monotonic_increasing is False and (prevalence.planned >= LEAST_SHARE).all()
 
 
 # --- reports -------------------------------------------------------------------------------------------------------
@@ -640,16 +654,14 @@ def made_up_truth(findings, rng):
 def written():
     """200 truths and their reports."""
     rng = np.random.default_rng(1)
-    truths = [made_up_truth(cohort.plan_patient(3, i)[0], rng) for i in range(200)]
+    truths = [made_up_truth(plan_patient(3, i)[0], rng) for i in range(200)]
     return [(truth, write_report(truth, rng)) for truth in truths]
 
 
 def test_reports_name_what_is_there_and_nothing_else(written):
-    expected = np.array(
-        [[name in {row["class_name"] for row in truth} for name in vindr.FINDINGS] for truth, _ in written]
-    )
+    expected = np.array([[name in {row["class_name"] for row in truth} for name in FINDINGS] for truth, _ in written])
     for part in ("findings", "impression"):
-        np.testing.assert_array_equal(label_matrix([report[part] for _, report in written]), expected)
+        np.testing.assert_array_equal(labeller.label_matrix([report[part] for _, report in written]), expected)
 
 
 def test_reports_never_deny_what_is_there_and_name_its_side(written):
@@ -673,7 +685,7 @@ def test_reports_vary_in_a_small_vocabulary(written):
     assert len(words) < 400
     assert len({sentence for text in texts for sentence in text.rstrip(".").split(". ")}) > 150
     assert len(set(texts)) > 180
-    forms = (reports_module.FORMS, reports_module.ONE, reports_module.SEVERAL)
+    forms = (report_text.FORMS, report_text.ONE, report_text.SEVERAL)
     assert sum(len(sentences) for part in forms for sentences, _ in part.values()) >= 60
 
 
@@ -709,7 +721,7 @@ def test_a_cache_of_another_version_is_made_again(phantom, tmp_path, monkeypatch
     monkeypatch.setattr(anatomy_module, "ct_paths", lambda: None)
     monkeypatch.setattr(anatomy_module, "anatomy_from_phantom", lambda: phantom)
     with pytest.warns(UserWarning, match="procedural phantom"):
-        assert cohort.ensure_anatomy(tmp_path) == path
+        assert ensure_anatomy(tmp_path) == path
     assert Anatomy.load(path).source == "phantom"
 
 
@@ -731,10 +743,10 @@ def test_the_ct_is_an_adult_chest(anatomy_dir):
 
 
 def test_figures_show_what_is_in_the_cohort(made):
-    from cliniqure_utils.figures.cohort import plot_contact_sheet, plot_findings, plot_normals, plot_rates
+    from cliniqure_utils.figures.preprocess import plot_contact_sheet, plot_findings, plot_normals, plot_rates
 
     truth = pd.read_csv(made / "truth.csv")
-    present = [name for name in vindr.FINDINGS if (truth.class_name == name).any()]
+    present = [name for name in FINDINGS if (truth.class_name == name).any()]
     sheet = plot_findings(made)
     assert [axis.get_title() for axis in sheet.axes if axis.images] == present
     assert all(axis.patches for axis in sheet.axes if axis.images)
@@ -753,4 +765,4 @@ def test_the_phantom_makes_a_cohort_of_its_own(tmp_path, made):
     assert settings["anatomy"] == "phantom" and (tmp_path / "anatomy" / "phantom.npz").is_file()
     assert len(list((tmp_path / "phantom" / "train").glob("*.dicom"))) == len(cohort.image_ids(5, 3))
     with pytest.raises(ValueError, match="anatomy must be 'auto' or 'phantom', found 'ct'"):
-        cohort.ensure_anatomy(tmp_path, "ct")
+        ensure_anatomy(tmp_path, "ct")

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from cliniqure_utils import cli
-from cliniqure_utils.compare import close, compare_runs
+from cliniqure_utils.course.compare import close, compare_runs
 
 METRICS = {
     "01_preprocess": {"data/n_films": 600, "boxes/kind": "paper"},

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from cliniqure_utils.diseases import MissingTable, read_diseases, sourced_rows
+from cliniqure_utils.writer.diseases import MissingTable, read_diseases, sourced_rows
 
 ROWS = [
     {"disease": "Gout", "common_symptom": "a hot, swollen toe", "treatment": "rest"},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cliniqure_utils import doctor
+from cliniqure_utils.course import doctor
 
 
 @pytest.fixture

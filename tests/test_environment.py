@@ -9,7 +9,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from cliniqure_utils import cli, doctor, runs
+from cliniqure_utils import cli
+from cliniqure_utils.course import doctor
+from cliniqure_utils.process import thread_settings
 
 # What the course text names; environment.yml must hold them whatever else changes.
 NAMED = (
@@ -38,8 +40,8 @@ def environment_names(repository) -> tuple[list[str], list[str]]:
 def test_make_gives_threads_the_settings_that_kernels_get(repository):
     makefile = (repository / "Makefile").read_text(encoding="utf-8")
     exported = dict(re.findall(r"^export (G?OMP_\w+) := (\S+)$", makefile, re.MULTILINE))
-    assert exported == runs.thread_settings({}) == {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
-    assert runs.thread_settings({"OMP_WAIT_POLICY": "active"}) == {}  # a user who wants spinning threads gets them
+    assert exported == thread_settings({}) == {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
+    assert thread_settings({"OMP_WAIT_POLICY": "active"}) == {}  # a user who wants spinning threads gets them
 
 
 def test_conda_and_pip_install_the_same(repository):

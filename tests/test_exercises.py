@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils.grade.exercises import try_again, verdict
-from cliniqure_utils.grade.structure import answers, is_answered
+from cliniqure_utils.course.grade.exercises import try_again, verdict
+from cliniqure_utils.course.grade.structure import answers, is_answered
 from cliniqure_utils.runs import STEPS
-from cliniqure_utils.vindr import BOX
+from cliniqure_utils.vocabulary import BOX
 
 # (notebook, name) -> right answers, wrong answers. A function is right as it stands in the solution.
 EXERCISES = {
@@ -199,19 +199,21 @@ def test_the_course_page_says_what_is_there(cells, repository):
 def test_answers_about_boxes():
     import torch
 
-    from cliniqure_utils import boxes, detection, metrics
+    from cliniqure_utils import metrics
+    from cliniqure_utils.annotations import iou_matrix, merge_reader_boxes, rescale_boxes
+    from cliniqure_utils.vision import detection
 
     drawn = pd.DataFrame([[n, n, n + 100, n + 100] for n in (0, 15, 30)], columns=BOX)
     drawn = drawn.assign(image_id="a", class_id=8, class_name="Nodule/Mass", rad_id=["R1", "R2", "R3"])
-    assert boxes.iou_matrix(drawn[BOX], drawn[BOX])[0].round(2).tolist() == [1, 0.57, 0.32]
-    assert boxes.iou_matrix([[0, 0, 115, 115]], drawn[BOX][2:])[0, 0] == pytest.approx(0.45, abs=0.005)
+    assert iou_matrix(drawn[BOX], drawn[BOX])[0].round(2).tolist() == [1, 0.57, 0.32]
+    assert iou_matrix([[0, 0, 115, 115]], drawn[BOX][2:])[0, 0] == pytest.approx(0.45, abs=0.005)
     for duplicates in ("keep", "overlapping"):
-        assert len(boxes.merge_reader_boxes(drawn, {"a": (200, 200)}, duplicates=duplicates)) == 2
+        assert len(merge_reader_boxes(drawn, {"a": (200, 200)}, duplicates=duplicates)) == 2
     pair = drawn[:2].assign(x_min=0.0, y_min=0.0, x_max=100.0, y_max=[100.0, 80.0])
-    assert boxes.iou_matrix(pair[BOX][:1], pair[BOX][1:])[0, 0] == 0.8
-    assert len(boxes.merge_reader_boxes(pair, {"a": (200, 200)}, duplicates="keep")) == 2
+    assert iou_matrix(pair[BOX][:1], pair[BOX][1:])[0, 0] == 0.8
+    assert len(merge_reader_boxes(pair, {"a": (200, 200)}, duplicates="keep")) == 2
 
-    moved = boxes.rescale_boxes([[48, 96, 96, 144]], (192, 192), (2000, 2500))
+    moved = rescale_boxes([[48, 96, 96, 144]], (192, 192), (2000, 2500))
     assert moved.tolist() == [[500, 1250, 1000, 1875]]
     detector = detection.build_detector(
         backbone="tiny", neck="topdown", image_size=192, anchor_scales=[24, 48, 80, 120], aspect_ratios=[0.5, 1.0, 2.0]
@@ -226,13 +228,14 @@ def test_answers_about_boxes():
     )
     found = pd.DataFrame([[0, 0, 100, 55], [0, 0, 100, 62], [500, 0, 600, 45]], columns=BOX)
     found = found.assign(image_id="a", class_name="ILD", score=[0.9, 0.8, 0.6])
-    overlaps = boxes.iou_matrix(found[BOX], references[BOX])
+    overlaps = iou_matrix(found[BOX], references[BOX])
     assert overlaps.round(2).tolist() == [[0.55, 0], [0.62, 0], [0, 0.45]]
     assert metrics.mean_average_precision(references=references, predictions=found)[0] == pytest.approx(5 / 6)
 
 
 def test_answers_about_probabilities():
-    from cliniqure_utils import classification, metrics
+    from cliniqure_utils import metrics
+    from cliniqure_utils.vision import calibration
 
     known = np.array([[0, 0, 1]] * 70 + [[1, 1, 0]] * 30)  # two findings and "No finding"
     always = metrics.always_one_class(100, 3)
@@ -241,10 +244,10 @@ def test_answers_about_probabilities():
 
     rng = np.random.default_rng(0)
     said, labels = rng.random((50, 1)), rng.integers(0, 2, (50, 1))
-    cooled = classification.apply_temperature(said, np.array([2.0]))
+    cooled = calibration.apply_temperature(said, np.array([2.0]))
     before, after = (metrics.auroc(references=labels, probabilities=values)[0] for values in (said, cooled))
     assert before == after
-    assert classification.apply_temperature(np.array([[0.9]]), np.array([2.0]))[0, 0] == pytest.approx(0.75)
+    assert calibration.apply_temperature(np.array([[0.9]]), np.array([2.0]))[0, 0] == pytest.approx(0.75)
     tied = metrics.auroc(
         references=np.array([[1], [0], [0], [0]]), probabilities=np.array([[0.2], [0.1], [0.2], [0.3]])
     )
@@ -252,7 +255,9 @@ def test_answers_about_probabilities():
 
 
 def test_answers_about_text():
-    from cliniqure_utils import llm, metrics, prompts
+    from cliniqure_utils import metrics
+    from cliniqure_utils.reports import INSTRUCTION, Evidence, build_prompt, check_sentences
+    from cliniqure_utils.writer import batches
 
     words = [f"w{chr(97 + n // 5)}{chr(97 + n % 5)}" for n in range(30)]
     bleu = metrics.text_scores(references=[" ".join(words)], predictions=[" ".join(words[:20])])["bleu_4"]
@@ -278,25 +283,25 @@ def test_answers_about_text():
             return super().__call__(text if "answer" in text else " ".join(["p"] * 40), **options)
 
     for limit, count in ((192, 13), (48, 8)):
-        (item,), left_out = llm.encode_pairs(Prompt40(), [("prompt", " ".join(["answer"] * 12))], limit)
-        assert sum(label != llm.IGNORED for label in item["labels"]) == count and left_out == 0
-    assert llm.encode_pairs(Prompt40(), [("prompt", "answer")], 40) == ([], 1)
+        (item,), left_out = batches.encode_pairs(Prompt40(), [("prompt", " ".join(["answer"] * 12))], limit)
+        assert sum(label != batches.IGNORED for label in item["labels"]) == count and left_out == 0
+    assert batches.encode_pairs(Prompt40(), [("prompt", "answer")], 40) == ([], 1)
 
-    evidence = prompts.Evidence(
+    evidence = Evidence(
         "a",
         [("Pleural effusion", 0.99)],
         [("Pleural effusion", 0.9, "left lower zone")],
         crude_report=" ".join(["word"] * 60),
     )
-    (checked,) = prompts.check_sentences("There is a small right pleural effusion.", evidence)
+    (checked,) = check_sentences("There is a small right pleural effusion.", evidence)
     assert checked["status"] == "contradicted"
-    whole, _ = prompts.build_prompt(evidence)
-    shorter, dropped = prompts.build_prompt(evidence, Tokens(), len(whole.split()) - 20)
-    assert dropped == 0 and prompts.INSTRUCTION in shorter and shorter.count("word") < whole.count("word")
-    none, dropped = prompts.build_prompt(evidence, Tokens(), len(whole.split()) - 62)
+    whole, _ = build_prompt(evidence)
+    shorter, dropped = build_prompt(evidence, Tokens(), len(whole.split()) - 20)
+    assert dropped == 0 and INSTRUCTION in shorter and shorter.count("word") < whole.count("word")
+    none, dropped = build_prompt(evidence, Tokens(), len(whole.split()) - 62)
     assert dropped == 0 and "Crude report" not in none and "Pleural effusion 0.99" in none
-    least, dropped = prompts.build_prompt(evidence, Tokens(), len(whole.split()) - 66)
-    assert dropped > 0 and prompts.INSTRUCTION in least
+    least, dropped = build_prompt(evidence, Tokens(), len(whole.split()) - 66)
+    assert dropped > 0 and INSTRUCTION in least
 
 
 def test_answers_about_scores():

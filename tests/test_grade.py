@@ -11,13 +11,25 @@ import nbformat
 import pytest
 
 from cliniqure_utils import cli
-from cliniqure_utils.chain import ChainError, run_chain
-from cliniqure_utils.grade import as_json, as_junit, as_table, grade_run, make_reference, open_run, read_reference
-from cliniqure_utils.grade import run as grade_module
-from cliniqure_utils.grade.exercises import find_exercises, try_again, verdict
-from cliniqure_utils.grade.grading import check_record, write_reference
-from cliniqure_utils.grade.recompute import same_text, shown_text
-from cliniqure_utils.grade.structure import answers, is_answered
+from cliniqure_utils.course.chain import run_chain
+from cliniqure_utils.course.grade import (
+    as_json,
+    as_junit,
+    as_table,
+    grade_run,
+    make_reference,
+    open_run,
+    read_reference,
+    write_reference,
+)
+from cliniqure_utils.course.grade import (
+    run as grade_module,
+)
+from cliniqure_utils.course.grade.exercises import find_exercises, try_again, verdict
+from cliniqure_utils.course.grade.grading import check_record
+from cliniqure_utils.course.grade.recompute import same_text, shown_text
+from cliniqure_utils.course.grade.structure import answers, is_answered
+from cliniqure_utils.project import CannotStart
 
 PARAMETERS = 'run_dir = "../outputs/demo"  # here\nseed = 2024  # chance\n'
 DATA = """from pathlib import Path
@@ -314,7 +326,7 @@ def test_a_changed_package_makes_inputs_a_note(course, run_folder):
 
 def test_exercises_count_only_when_required(course, run_folder):
     run = opened(course, run_folder)
-    from cliniqure_utils.grade.exercises import check_exercises
+    from cliniqure_utils.course.grade.exercises import check_exercises
 
     exercises = find_exercises(run)
     assert failures(check_exercises(exercises, required=False)) == {}
@@ -408,9 +420,9 @@ def test_a_reference_is_refused_from_too_little(course, tmp_path):
         ([a, b, twin], "two of the runs have one seed"),
         ([a, b, other], "of different profiles: demo, smoke"),
     ):
-        with pytest.raises(ChainError, match=words):
+        with pytest.raises(CannotStart, match=words):
             make_reference(runs, tmp_path / "demo.json")
-    with pytest.raises(ChainError, match="cannot be a reference: 01_data, finished: not run"):
+    with pytest.raises(CannotStart, match="cannot be a reference: 01_data, finished: not run"):
         write_reference([a, b, c], tmp_path / "demo.json")
     assert not (tmp_path / "demo.json").exists()
 
@@ -476,7 +488,7 @@ def test_the_command_ends_with_0_1_and_2(course, run_folder, tmp_path, as_the_co
 
 
 def test_a_reference_for_another_profile_fails(course, run_folder):
-    from cliniqure_utils.grade.reference import check_reference
+    from cliniqure_utils.course.grade.reference import check_reference
 
     run = opened(course, run_folder)
     reference = {"profile": "smoke", "runs": [], "ranges": {}}

@@ -6,8 +6,9 @@ import nbformat
 import pytest
 
 from cliniqure_utils import cli
-from cliniqure_utils.chain import ChainError, find_notebooks, run_chain
-from cliniqure_utils.handout import make_handout, student_version
+from cliniqure_utils.course.chain import find_notebooks, run_chain
+from cliniqure_utils.course.handout import make_handout, student_version
+from cliniqure_utils.project import CannotStart
 from cliniqure_utils.runs import STEPS
 
 SOLVED = "<details><summary>Solution</summary>\n\nIt is 6.\n</details>\n"
@@ -77,7 +78,7 @@ def test_an_answer_left_in_the_source_is_taken_out():
 
 def test_a_solution_that_does_not_end_is_refused():
     broken = {"cells": [cell("markdown", "<details><summary>Solution</summary>\n6")]}
-    with pytest.raises(ChainError, match="01_x, cell 1: a solution does not end"):
+    with pytest.raises(CannotStart, match="01_x, cell 1: a solution does not end"):
         student_version(broken, "01_x")
 
 
@@ -85,6 +86,6 @@ def test_no_work_is_overwritten(repository, tmp_path, capsys):
     (tmp_path / "01_preprocess.ipynb").write_text(json.dumps({"cells": []}))
     assert cli.main(["handout", "--student", str(tmp_path)]) == 2
     assert "is not empty: choose a new folder" in capsys.readouterr().err
-    with pytest.raises(ChainError, match="is not empty"):
+    with pytest.raises(CannotStart, match="is not empty"):
         make_handout(repository / "notebooks")
     assert json.loads((tmp_path / "01_preprocess.ipynb").read_text()) == {"cells": []}

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from cliniqure_utils.labeller import denies_the_unnamed, find_mentions, label_matrix, overall_statement, split_sentences
-from cliniqure_utils.vindr import FINDINGS
+from cliniqure_utils.vocabulary import FINDINGS
 
 CODES = {
     "AE": "Aortic enlargement",

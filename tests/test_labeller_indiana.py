@@ -58,8 +58,8 @@ import numpy as np
 import pytest
 from test_labeller import CODES
 
-from cliniqure_utils import indiana
 from cliniqure_utils.labeller import find_mentions, split_sentences
+from cliniqure_utils.writer import indiana
 
 LABELS = Path(__file__).parent / "indiana_labels.csv"
 STEMS = (

@@ -48,7 +48,7 @@ def test_a_choice_of_the_user_stays():
 
 
 def test_where_there_is_no_glibc_nothing_is_done(monkeypatch):
-    from cliniqure_utils import runs
+    from cliniqure_utils.process import keep_freed_memory
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert runs.keep_freed_memory() is False
+    assert keep_freed_memory() is False

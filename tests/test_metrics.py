@@ -187,11 +187,11 @@ def test_trivial_label_baselines():
 
 def test_always_no_finding_on_the_real_labels():
     """Measured on Kaggle's 15,000 training images: any-reader labels, 15 classes (notes, rows 12 and 14)."""
-    from cliniqure_utils import vindr
+    from cliniqure_utils.annotations import label_matrix, read_annotations
 
-    annotations, _ = vindr.read_annotations("torchxrayvision")
+    annotations, _ = read_annotations("torchxrayvision")
     image_ids = sorted(annotations.image_id.unique())
-    references = vindr.label_matrix(annotations, image_ids).to_numpy()
+    references = label_matrix(annotations, image_ids).to_numpy()
     scores = metrics.classification_scores(
         references=references, predictions=metrics.always_one_class(len(image_ids), 15)
     )

@@ -324,9 +324,9 @@ def test_a_whole_image_box_on_every_real_film_scores_at_least_its_share_of_norma
     Scored on every fifteenth film, which is enough to see the bound hold.
     Film sizes are not in the annotations; each film is taken as no larger than its boxes reach, which leaves the bound.
     """
-    from cliniqure_utils import vindr
+    from cliniqure_utils.annotations import read_annotations
 
-    annotations, _ = vindr.read_annotations("torchxrayvision")
+    annotations, _ = read_annotations("torchxrayvision")
     normal = annotations.groupby("image_id").class_name.agg(lambda names: (names == "No finding").all())
     assert normal.mean() == pytest.approx(10606 / 15000)
     normal = normal.sort_index()[::15]

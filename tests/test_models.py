@@ -9,7 +9,13 @@ import torch
 from PIL import Image
 from torchvision.ops import MultiScaleRoIAlign
 
-from cliniqure_utils import classification, detection, gradcam, loaders, metrics, training, trunks, vindr
+from cliniqure_utils import metrics, training
+from cliniqure_utils.annotations import boxes_per_class, film_sizes, label_matrix, reader_labels
+from cliniqure_utils.process import worker_count
+from cliniqure_utils.vision import calibration, classification, detection, fast, gradcam, inference, transforms, trunks
+from cliniqure_utils.vision import films as films_module
+from cliniqure_utils.vision.films import FilmDataset, balance_weights, collate
+from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS, NO_FINDING
 
 torch.set_num_threads(1)
 
@@ -120,21 +126,21 @@ def films(tmp_path):
 
 def test_a_merged_box_with_two_names_becomes_two_training_boxes(films):
     _, _, merged = films
-    boxes = loaders.boxes_per_class(merged)
+    boxes = boxes_per_class(merged)
     assert boxes.class_name.tolist() == ["Consolidation", "Nodule/Mass", "Cardiomegaly"]
     assert set(boxes.image_id) == {"a"}, "a No finding film must give no box"
 
 
 def test_boxes_follow_the_film_into_the_square_input(films):
     folder, index, merged = films
-    sizes, boxes = loaders.dicom_sizes(index), loaders.boxes_per_class(merged)
-    item = loaders.FilmDataset(folder, ["a", "b"], 32, sizes, boxes)[0]
+    sizes, boxes = film_sizes(index), boxes_per_class(merged)
+    item = FilmDataset(folder, ["a", "b"], 32, sizes, boxes)[0]
     # 40 columns -> 32: factor 0.8; 80 rows -> 32: factor 0.4
     assert item["boxes"].tolist() == [[8, 8, 16, 24], [8, 8, 16, 24], [0, 0, 32, 32]]
     assert item["box_labels"].tolist() == [5, 9, 4], "labels are class ids + 1; 0 is background"
     assert item["image"].shape == (1, 32, 32) and 0 <= item["image"].min() and item["image"].max() <= 1
     assert item["targets"].nonzero().flatten().tolist() == [3, 4, 8]
-    normal = loaders.FilmDataset(folder, ["a", "b"], 32, sizes, boxes)[1]
+    normal = FilmDataset(folder, ["a", "b"], 32, sizes, boxes)[1]
     assert normal["boxes"].shape == (0, 4) and normal["targets"].nonzero().flatten().tolist() == [14]
 
 
@@ -143,7 +149,7 @@ def test_a_flip_moves_film_and_boxes_together_and_keeps_labels_in_step():
     film[0, 2:4, 1:3] = 1
     from torchvision import tv_tensors
 
-    flip = loaders.augmentation(rotate_probability=0, flip_probability=1.0)
+    flip = transforms.augmentation(rotate_probability=0, flip_probability=1.0)
     moved = flip(
         {
             "image": tv_tensors.Image(film),
@@ -161,7 +167,7 @@ def test_a_turned_film_stays_inside_its_turned_box():
 
     film = torch.zeros(1, 64, 64)
     film[0, 24:40, 20:50] = 1  # 30 x 16 pixels
-    turn = loaders.augmentation(rotate_probability=0.5, rotate_degrees=10.0, flip_probability=0.5)
+    turn = transforms.augmentation(rotate_probability=0.5, rotate_degrees=10.0, flip_probability=0.5)
     box = tv_tensors.BoundingBoxes([[20.0, 24.0, 50.0, 40.0]], format="XYXY", canvas_size=(64, 64))
     sample = {"image": tv_tensors.Image(film), "boxes": box, "labels": torch.tensor([5])}
     torch.manual_seed(0)
@@ -192,10 +198,10 @@ def test_films_and_boxes_move_as_torchvision_moves_them():
             v2.RandomApply([move], p=0.9),
             v2.RandomHorizontalFlip(0.5),
             v2.ClampBoundingBoxes(),
-            v2.SanitizeBoundingBoxes(min_size=loaders.MIN_BOX_SIDE, labels_getter=lambda sample: sample["labels"]),
+            v2.SanitizeBoundingBoxes(min_size=fast.MIN_BOX_SIDE, labels_getter=lambda sample: sample["labels"]),
         ]
     )
-    ours = loaders.augmentation(0.9, 25.0, 0.5, shift=0.2, zoom=0.3)
+    ours = transforms.augmentation(0.9, 25.0, 0.5, shift=0.2, zoom=0.3)
     numbers = np.random.default_rng(0)
     removed = 0
     for seed in range(120):
@@ -219,15 +225,15 @@ def test_films_and_boxes_move_as_torchvision_moves_them():
 
 def test_a_draw_depends_on_seed_epoch_and_film_alone(films):
     folder, index, merged = films
-    sizes, boxes = loaders.dicom_sizes(index), loaders.boxes_per_class(merged)
+    sizes, boxes = film_sizes(index), boxes_per_class(merged)
 
     def batches(n_workers, epoch=0):
-        augment = loaders.augmentation(flip_probability=0.5, shift=0.1, exposure=0.1)
-        dataset = loaders.FilmDataset(folder, ["a", "b", "c", "d"], 32, sizes, boxes, augment, seed=7)
+        augment = transforms.augmentation(flip_probability=0.5, shift=0.1, exposure=0.1)
+        dataset = FilmDataset(folder, ["a", "b", "c", "d"], 32, sizes, boxes, augment, seed=7)
         dataset = pickle.loads(pickle.dumps(dataset))  # as a worker under spawn receives it
         dataset.set_epoch(epoch)
         torch.manual_seed(n_workers)  # torch's own random numbers must not matter
-        loader = torch.utils.data.DataLoader(dataset, 2, num_workers=n_workers, collate_fn=loaders.collate)
+        loader = torch.utils.data.DataLoader(dataset, 2, num_workers=n_workers, collate_fn=collate)
         return torch.cat([batch["image"] for batch in loader])
 
     assert torch.equal(batches(0), batches(2))
@@ -236,18 +242,18 @@ def test_a_draw_depends_on_seed_epoch_and_film_alone(films):
 
 def test_films_are_kept_in_memory_only_as_far_as_they_fit(films, monkeypatch):
     folder, index, _ = films
-    monkeypatch.setattr(loaders, "KEEP_BYTES", 4 * 32 * 32)
-    sizes = loaders.dicom_sizes(index)
-    assert loaders.FilmDataset(folder, ["a", "b", "c", "d"], 32, sizes).keep_in_memory
-    assert not loaders.FilmDataset(folder, ["a", "b", "c", "d"], 33, sizes).keep_in_memory
-    assert loaders.FilmDataset(folder, ["a"], 64, sizes, keep_in_memory=True).keep_in_memory
+    monkeypatch.setattr(films_module, "KEEP_BYTES", 4 * 32 * 32)
+    sizes = film_sizes(index)
+    assert FilmDataset(folder, ["a", "b", "c", "d"], 32, sizes).keep_in_memory
+    assert not FilmDataset(folder, ["a", "b", "c", "d"], 33, sizes).keep_in_memory
+    assert FilmDataset(folder, ["a"], 64, sizes, keep_in_memory=True).keep_in_memory
 
 
 @pytest.mark.parametrize("n_jobs", [-1, 0, 1, 2])
 def test_films_read_ahead_need_their_files_no_more(films, n_jobs):
     folder, index, _ = films
-    sizes, ids = loaders.dicom_sizes(index), ["a", "b", "c", "d"]
-    kept, left = (loaders.FilmDataset(folder, ids, 32, sizes, keep_in_memory=keep) for keep in (True, False))
+    sizes, ids = film_sizes(index), ["a", "b", "c", "d"]
+    kept, left = (FilmDataset(folder, ids, 32, sizes, keep_in_memory=keep) for keep in (True, False))
     expected = [left[i]["image"] for i in range(4)]
     kept.read_films(n_jobs)
     left.read_films(n_jobs)
@@ -263,9 +269,9 @@ def test_films_read_ahead_need_their_files_no_more(films, n_jobs):
 @pytest.mark.parametrize("class_id", [-1, 14, 99])
 def test_a_box_of_an_unknown_class_never_becomes_a_label(films, class_id):
     folder, index, merged = films
-    boxes = loaders.boxes_per_class(merged).assign(class_id=class_id)
+    boxes = boxes_per_class(merged).assign(class_id=class_id)
     with pytest.raises(ValueError, match="expected 0 to 13"):
-        loaders.FilmDataset(folder, ["a"], 32, loaders.dicom_sizes(index), boxes)
+        FilmDataset(folder, ["a"], 32, film_sizes(index), boxes)
 
 
 READINGS = pd.DataFrame(
@@ -280,49 +286,49 @@ READINGS = pd.DataFrame(
     [("any", [{0, 3}, {8}, {5}, {14}]), ("majority", [{3}, {14}, {5}, {14}]), ("consensus", [{14}, {14}, {5}, {14}])],
 )
 def test_label_rules_by_hand(rule, expected):
-    labels = loaders.reader_labels(READINGS, ["a", "b", "c", "d"], rule)
-    assert list(labels.columns) == list(classification.CLASSES)
+    labels = reader_labels(READINGS, ["a", "b", "c", "d"], rule)
+    assert list(labels.columns) == list(CLASSES)
     assert [set(np.flatnonzero(row)) for row in labels.to_numpy()] == expected
     assert (labels["No finding"] == 1 - labels.drop(columns="No finding").max(axis=1)).all(), "it excludes all others"
 
 
 def test_label_rules_with_readers_who_left_no_row_and_their_refusals():
     findings = READINGS[READINGS.class_id != 14]
-    full = loaders.reader_labels(READINGS, ["a", "b", "c", "d"], "majority")
-    again = loaders.reader_labels(findings, ["a", "b", "c", "d"], "majority", n_readers=3)
+    full = reader_labels(READINGS, ["a", "b", "c", "d"], "majority")
+    again = reader_labels(findings, ["a", "b", "c", "d"], "majority", n_readers=3)
     pd.testing.assert_frame_equal(full, again)
-    assert loaders.reader_labels(READINGS, ["a", "d"], "any").equals(vindr.label_matrix(READINGS, ["a", "d"]))
+    assert reader_labels(READINGS, ["a", "d"], "any").equals(label_matrix(READINGS, ["a", "d"]))
     with pytest.raises(ValueError, match="unknown label rule 'most'; expected one of any, majority, consensus"):
-        loaders.reader_labels(READINGS, ["a"], "most")
+        reader_labels(READINGS, ["a"], "most")
     with pytest.raises(ValueError, match="film e has no reader"):
-        loaders.reader_labels(READINGS, ["e"])
+        reader_labels(READINGS, ["e"])
     with pytest.raises(ValueError, match="film a has 3 readers, more than 2"):
-        loaders.reader_labels(READINGS, ["a"], n_readers=2)
+        reader_labels(READINGS, ["a"], n_readers=2)
 
 
 def test_labels_of_a_rule_replace_the_targets_that_follow_from_boxes(films):
     folder, index, merged = films
-    labels = pd.DataFrame(0, index=["a", "b"], columns=list(classification.CLASSES))
+    labels = pd.DataFrame(0, index=["a", "b"], columns=list(CLASSES))
     labels.loc["a", "Cardiomegaly"] = labels.loc["b", "No finding"] = 1
-    sizes, boxes = loaders.dicom_sizes(index), loaders.boxes_per_class(merged)
-    dataset = loaders.FilmDataset(folder, ["b", "a"], 32, sizes, boxes, labels=labels)
+    sizes, boxes = film_sizes(index), boxes_per_class(merged)
+    dataset = FilmDataset(folder, ["b", "a"], 32, sizes, boxes, labels=labels)
     assert dataset[1]["targets"].nonzero().flatten().tolist() == [3]
     assert len(dataset[1]["boxes"]) == 3, "the boxes stay what they are"
     with pytest.raises(ValueError, match="1 of 2 films have no row in the labels, the first is c"):
-        loaders.FilmDataset(folder, ["a", "c"], 32, sizes, boxes, labels=labels)
+        FilmDataset(folder, ["a", "c"], 32, sizes, boxes, labels=labels)
 
 
 def test_balance_weights_by_hand():
     labels = np.zeros((100, 3), int)
     labels[:50, 0] = labels[:4, 1] = labels[0, 2] = 1
-    weights = loaders.balance_weights(labels, least_share=0.16)
+    weights = balance_weights(labels, least_share=0.16)
     # shares .50, .04, .01: repeat factors 1, sqrt(.16 / .04) = 2, sqrt(16) = 4; a film takes its largest
     assert weights.tolist() == [4.0, 2.0, 2.0, 2.0] + [1.0] * 96
 
 
 def test_loader_processes_only_beside_a_gpu():
-    assert loaders.worker_count(-1, "cpu") == loaders.worker_count(4, "cpu") == 0
-    assert loaders.worker_count(4, "cuda") == 4 and loaders.worker_count(-1, "cuda") >= 1
+    assert worker_count(-1, "cpu") == worker_count(4, "cpu") == 0
+    assert worker_count(4, "cuda") == 4 and worker_count(-1, "cuda") >= 1
 
 
 # ---- detector
@@ -351,7 +357,7 @@ def test_roi_align_on_one_map_is_torchvisions():
     boxes = [tall, torch.zeros(0, 4), edges]
     shapes = [(128, 192)] * 3
     answers, slopes = [], []
-    for pool in (detection.RoIAlignOnOneMap(7), MultiScaleRoIAlign(["0"], output_size=7, sampling_ratio=1)):
+    for pool in (fast.RoIAlignOnOneMap(7), MultiScaleRoIAlign(["0"], output_size=7, sampling_ratio=1)):
         features = torch.rand(3, 5, 16, 24, generator=torch.Generator().manual_seed(1), requires_grad=True)
         regions = pool({"0": features}, boxes, shapes)
         (regions * torch.linspace(0, 1, regions.numel()).view_as(regions)).sum().backward()
@@ -364,7 +370,7 @@ def test_roi_align_on_one_map_is_torchvisions():
 
 
 def test_roi_align_on_one_map_by_hand():
-    pool = detection.RoIAlignOnOneMap(2)
+    pool = fast.RoIAlignOnOneMap(2)
     columns = torch.arange(8.0).expand(1, 1, 8, 8)  # every cell holds its column
     # Pixels 8 to 24 are columns 1 to 3 of a map of stride 8: the middles of two bins lie at 1.5 and 2.5.
     found = pool({"0": columns}, [torch.tensor([[8.0, 0.0, 24.0, 16.0]])], [(64, 64)])
@@ -398,15 +404,15 @@ def test_detector_refuses_what_torchvision_takes_in_silence():
 
 def test_detector_trains_on_films_without_boxes_and_predicts_in_dicom_pixels(films):
     folder, index, merged = films
-    sizes, boxes = loaders.dicom_sizes(index), loaders.boxes_per_class(merged)
+    sizes, boxes = film_sizes(index), boxes_per_class(merged)
     torch.manual_seed(0)
     detector = small_detector()
-    dataset = loaders.FilmDataset(folder, ["a", "b", "c", "d"], 64, sizes, boxes)
-    batch = loaders.collate([dataset[i] for i in range(4)])
+    dataset = FilmDataset(folder, ["a", "b", "c", "d"], 64, sizes, boxes)
+    batch = collate([dataset[i] for i in range(4)])
     batch.pop("image_id")
     assert torch.isfinite(detector(**batch)["loss"])
     detector.network.roi_heads.score_thresh = 0.0
-    found = detection.predict_boxes(detector, dataset, sizes, progress=False)
+    found = inference.predict_boxes(detector, dataset, sizes, progress=False)
     assert len(found) and found.x_max.max() <= 40.01 and found.y_max.max() <= 80.01
     assert found.x_max.max() > 32, "boxes are in DICOM pixels, not in a smaller frame"
 
@@ -447,20 +453,20 @@ def test_every_label_comes_back_as_its_own_name(films):
                 image
             )
 
-    sizes = loaders.dicom_sizes(index)
-    dataset = loaders.FilmDataset(folder, ["a"], 64, sizes)
-    found = detection.predict_boxes(Fixed(), dataset, sizes, progress=False)
-    assert found.class_name.tolist() == list(vindr.FINDINGS)
-    boxes = pd.DataFrame({"image_id": "a", "class_id": range(14), "class_name": vindr.FINDINGS})
-    boxes[loaders.BOX] = [0.0, 0.0, 8.0, 8.0]
-    labels = loaders.FilmDataset(folder, ["a"], 64, sizes, boxes)[0]["box_labels"]
+    sizes = film_sizes(index)
+    dataset = FilmDataset(folder, ["a"], 64, sizes)
+    found = inference.predict_boxes(Fixed(), dataset, sizes, progress=False)
+    assert found.class_name.tolist() == list(FINDINGS)
+    boxes = pd.DataFrame({"image_id": "a", "class_id": range(14), "class_name": FINDINGS})
+    boxes[BOX] = [0.0, 0.0, 8.0, 8.0]
+    labels = FilmDataset(folder, ["a"], 64, sizes, boxes)[0]["box_labels"]
     assert labels.tolist() == list(range(1, 15)), "a name trains under the number it is read back from; 0 is background"
 
 
 def test_views_are_fused_by_hand():
     box = torch.tensor([[10.0, 20, 30, 60]])
-    assert detection.unflip(box, 100).tolist() == [[70, 20, 90, 60]]
-    assert torch.equal(detection.unflip(detection.unflip(box, 100), 100), box)
+    assert inference.unflip(box, 100).tolist() == [[70, 20, 90, 60]]
+    assert torch.equal(inference.unflip(inference.unflip(box, 100), 100), box)
     first = {
         "boxes": torch.tensor([[10.0, 10, 50, 50], [60, 60, 80, 80]]),
         "labels": torch.tensor([4, 9]),
@@ -469,14 +475,14 @@ def test_views_are_fused_by_hand():
     second = {
         "boxes": torch.tensor([[16.0, 10, 56, 50]]), "labels": torch.tensor([4]), "scores": torch.tensor([0.4])
     }  # fmt: skip
-    fused = detection.fuse_views([first, second], 100)
+    fused = inference.fuse_views([first, second], 100)
     # Class 4: found by both, corners (.8 * 10 + .4 * 16) / 1.2 = 12 and 52, score the mean .6.
     # Class 9: found by one of two, so half of .5.
     assert fused["labels"].tolist() == [4, 9]
     np.testing.assert_allclose(fused["boxes"], [[12, 10, 52, 50], [60, 60, 80, 80]], atol=1e-4)
     np.testing.assert_allclose(fused["scores"], [0.6, 0.25], atol=1e-6)
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
-    assert detection.fuse_views([nothing, nothing], 100)["boxes"].shape == (0, 4)
+    assert inference.fuse_views([nothing, nothing], 100)["boxes"].shape == (0, 4)
 
 
 def test_flipped_views_lie_on_the_film_itself(films):
@@ -494,10 +500,10 @@ def test_flipped_views_lie_on_the_film_itself(films):
                 found.append({"boxes": box, "labels": torch.tensor([1]), "scores": torch.tensor([0.5])})
             return found
 
-    sizes = loaders.dicom_sizes(index)
-    dataset = loaders.FilmDataset(folder, ["a", "b"], 64, sizes)
-    plain = detection.predict_boxes(Column(), dataset, sizes, progress=False)
-    fused = detection.predict_boxes(Column(), dataset, sizes, progress=False, flip=True)
+    sizes = film_sizes(index)
+    dataset = FilmDataset(folder, ["a", "b"], 64, sizes)
+    plain = inference.predict_boxes(Column(), dataset, sizes, progress=False)
+    fused = inference.predict_boxes(Column(), dataset, sizes, progress=False, flip=True)
     pd.testing.assert_frame_equal(plain, fused, atol=0.02)
 
 
@@ -524,10 +530,10 @@ def test_gate_by_hand():
 
 
 def test_gate_raises_the_contest_score_in_a_hand_counted_case():
-    reference = pd.DataFrame([("a", "ILD", 0.0, 0.0, 9.0, 9.0)], columns=["image_id", "class_name", *loaders.BOX])
+    reference = pd.DataFrame([("a", "ILD", 0.0, 0.0, 9.0, 9.0)], columns=["image_id", "class_name", *BOX])
     found = pd.DataFrame(
         [("b", "ILD", 0.9, 0.0, 0.0, 9.0, 9.0), ("a", "ILD", 0.8, 0.0, 0.0, 9.0, 9.0)],
-        columns=["image_id", "class_name", "score", *loaders.BOX],
+        columns=["image_id", "class_name", "score", *BOX],
     )
     sizes = {"a": (10, 10), "b": (10, 10)}
     references = metrics.with_no_finding_boxes(reference, ["a", "b"], sizes)
@@ -695,12 +701,12 @@ def test_a_timm_network_learns_where_the_bright_square_is():
 
 def test_probabilities_do_not_read_the_heat_maps(films):
     folder, index, _ = films
-    dataset = loaders.FilmDataset(folder, ["a", "b"], 64, loaders.dicom_sizes(index))
+    dataset = FilmDataset(folder, ["a", "b"], 64, film_sizes(index))
     model = timm_classifier(1.0)
-    before = classification.predict_probabilities(model, dataset, progress=False)
+    before = inference.predict_probabilities(model, dataset, progress=False)
     torch.nn.init.constant_(model.heatmap.weight, 9.0)
-    np.testing.assert_array_equal(before, classification.predict_probabilities(model, dataset, progress=False))
-    plain = classification.predict_probabilities(timm_classifier(0.0), dataset, progress=False)
+    np.testing.assert_array_equal(before, inference.predict_probabilities(model, dataset, progress=False))
+    plain = inference.predict_probabilities(timm_classifier(0.0), dataset, progress=False)
     np.testing.assert_allclose(before, plain, atol=1e-6)
 
 
@@ -729,17 +735,17 @@ def test_temperature_equals_a_logistic_regression_without_intercept():
     logits = rng.normal(0, 4, (4000, 2))
     truth = rng.random((4000, 2)) < 1 / (1 + np.exp(-logits / [2.5, 0.5]))
     sure = 1 / (1 + np.exp(-logits))
-    found = classification.fit_temperature(truth, sure, per_class=True)
+    found = calibration.fit_temperature(truth, sure, per_class=True)
     clipped = np.log(sure / (1 - sure)).clip(-13.815, 13.815)
     for k in range(2):
         slope = LogisticRegression(C=np.inf, fit_intercept=False).fit(clipped[:, [k]], truth[:, k]).coef_[0, 0]
         assert found[k] == pytest.approx(1 / slope, rel=1e-3)
-    honest = classification.apply_temperature(sure, found)
+    honest = calibration.apply_temperature(sure, found)
     errors = [metrics.calibration_error(references=truth, probabilities=p)["ece"] for p in (sure, honest)]
     assert errors[1] < 0.02 < errors[0]
     np.testing.assert_array_equal(sure.argsort(0), honest.argsort(0))
-    assert classification.fit_temperature(truth, sure).shape == (2,)
-    assert classification.fit_temperature(np.zeros((3, 1)), np.full((3, 1), 0.2), per_class=True).tolist() == [1.0]
+    assert calibration.fit_temperature(truth, sure).shape == (2,)
+    assert calibration.fit_temperature(np.zeros((3, 1)), np.full((3, 1), 0.2), per_class=True).tolist() == [1.0]
 
 
 # ---- where a classifier looks
@@ -796,19 +802,19 @@ def test_pointing_game_by_hand():
 
 
 def test_figures_draw_what_is_missing_too():
-    from cliniqure_utils.figures import classification as figures
-    from cliniqure_utils.figures.detection import plot_froc
+    from cliniqure_utils.figures.classify import plot_gradcam, plot_intervals, plot_reliability
+    from cliniqure_utils.figures.detect import plot_froc
 
     table = pd.DataFrame(
         {"positives": [3, 0], "auroc": [0.8, np.nan], "auroc_low": [0.6, np.nan], "auroc_high": [0.9, np.nan]},
         index=["ILD", "Calcification"],
     )
-    figure = figures.plot_intervals(table, "auroc", "AUROC", "", 0.5)
+    figure = plot_intervals(table, "auroc", "AUROC", "", 0.5)
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["ILD (3)"]
     counts = metrics.reliability(references=[0, 1], probabilities=[0.1, 0.9])
-    assert len(figures.plot_reliability({"one": counts, "two": counts}, "").axes) == 2
+    assert len(plot_reliability({"one": counts, "two": counts}, "").axes) == 2
     film, flat = np.zeros((8, 8), np.uint8), np.zeros((8, 8))
-    figure = figures.plot_gradcam([film], [flat], [np.zeros((0, 4))], ["ILD"], [np.nan])
+    figure = plot_gradcam([film], [flat], [np.zeros((0, 4))], ["ILD"], [np.nan])
     assert figure.axes[1].get_title() == "no box"
     curve = pd.DataFrame({"false_per_image": [0.0, 0.5, 20.0], "sensitivity": [0.1, 0.4, 0.9]})
     figure = plot_froc({"found": curve, "nothing": curve.iloc[:0]}, metrics.FROC_POINTS, "")
@@ -819,9 +825,9 @@ def test_thresholds_maximise_f1_on_a_hand_counted_case():
     probabilities = np.array([[0.9], [0.8], [0.7], [0.2]])
     references = np.array([[1], [0], [1], [0]])
     # 3 answers, 2 right: F1 = 4 / 5; 1 answer, 1 right: 2 / 3; all 4: 4 / 6
-    threshold = classification.choose_thresholds(references, probabilities)[0]
+    threshold = calibration.choose_thresholds(references, probabilities)[0]
     assert threshold == pytest.approx(0.45)
-    assert classification.choose_thresholds(np.zeros((4, 1)), probabilities)[0] == 0.5
+    assert calibration.choose_thresholds(np.zeros((4, 1)), probabilities)[0] == 0.5
 
 
 def test_timm_checkpoint_with_1000_classes_gets_a_new_head(tmp_path):
@@ -946,5 +952,5 @@ def test_models_round_trip_through_their_folder(tmp_path):
 
 
 def test_label_maps_agree():
-    assert len(vindr.FINDINGS) == 14 and detection.N_CLASSES == 15 and len(classification.CLASSES) == 15
-    assert classification.CLASSES[-1] == vindr.NO_FINDING
+    assert len(FINDINGS) == 14 and detection.N_CLASSES == 15 and len(CLASSES) == 15
+    assert CLASSES[-1] == NO_FINDING

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cliniqure_utils import vindr
+from cliniqure_utils.annotations import read_annotations
 
 ROOT = Path(__file__).parents[1]
 # What the paper itself prints: the ids of table 2 (cut to 30 characters there) and the cut ids of table 1.
@@ -93,7 +93,7 @@ def offending_ids(text, ids_by_start):
 
 @pytest.fixture(scope="module")
 def ids_by_start():
-    ids = vindr.read_annotations("torchxrayvision")[0].image_id.unique()
+    ids = read_annotations("torchxrayvision")[0].image_id.unique()
     table = {i[:SHORTEST]: i for i in ids}
     assert len(table) == len(ids) == 15000
     return table

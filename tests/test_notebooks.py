@@ -15,8 +15,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from cliniqure_utils.chain import ChainError, find_notebooks, run_chain
-from cliniqure_utils.notebooks import clean_outputs, fill, output_texts, private_path, refresh, shrink_png
+from cliniqure_utils.course.chain import find_notebooks, run_chain
+from cliniqure_utils.course.refresh import clean_outputs, fill, output_texts, private_path, refresh, shrink_png
+from cliniqure_utils.project import CannotStart
 from cliniqure_utils.runs import STEPS
 
 REQUIRED = {"run_dir": "../outputs/demo", "data_dir": "../data/demo", "seed": 2024, "device": "auto", "n_jobs": -1}
@@ -236,7 +237,7 @@ def test_filling_takes_outputs_and_leaves_noise_behind():
     ],
 )
 def test_filling_refuses(cells, message):
-    with pytest.raises(ChainError, match=re.escape(message)):
+    with pytest.raises(CannotStart, match=re.escape(message)):
         fill(notebook(cell("a = 1")), notebook(*cells), "01_x")
 
 
@@ -313,7 +314,7 @@ def test_refresh_takes_one_whole_untouched_run_or_nothing(toy, spoil, message):
     spoil(notebooks, run)
     if spoil is edit_copy:
         assert (run / "notebooks" / "02_b.ipynb").read_text() != content  # the edit did happen
-    with pytest.raises(ChainError, match=re.escape(message)):
+    with pytest.raises(CannotStart, match=re.escape(message)):
         refresh(run, notebooks)
     assert (notebooks / "01_a.ipynb").read_text() == before
 
@@ -335,7 +336,7 @@ def test_large_pictures_are_squeezed_until_the_notebook_fits():
     small = Image.open(io.BytesIO(base64.b64decode(filled["cells"][0]["outputs"][0]["data"]["image/png"])))
     assert small.size[0] >= 450
     text = {"output_type": "stream", "name": "stdout", "text": "x" * 1_600_000}
-    with pytest.raises(ChainError, match="1.6 MB of outputs"):
+    with pytest.raises(CannotStart, match="1.6 MB of outputs"):
         fill(notebook(cell("a = 1")), notebook(cell("a = 1", [text], 1)), "01_x")
 
 

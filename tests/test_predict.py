@@ -16,9 +16,14 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from cliniqure_utils import classification, cli, cmn, detection, predict, prompts
+from cliniqure_utils import cli, cmn
 from cliniqure_utils.predict import dicom_objects, pages, reports
-from cliniqure_utils.runs import MissingInput, write_json
+from cliniqure_utils.predict.films import describe_films, find_films, refusal
+from cliniqure_utils.project import MissingInput
+from cliniqure_utils.reports import clean_field
+from cliniqure_utils.runs import write_json
+from cliniqure_utils.vision import classification, detection
+from cliniqure_utils.vocabulary import CLASSES
 
 torch.set_num_threads(1)
 REAL = Path(__file__).parents[2] / "shared" / "real"
@@ -42,7 +47,7 @@ def run_dir(tmp_path_factory):
                            topk=4, cmm_size=8, cmm_dim=16, max_length=8)  # fmt: skip
     reporter = cmn.R2GenCMN(cmn.Tokenizer.from_reports(["the lungs are clear ."], threshold=1), config, trunk)
     cmn.save(reporter, folder / "04_crude_report")
-    write_json(folder / "03_classify" / "thresholds.json", dict.fromkeys(classification.CLASSES, 0.4))
+    write_json(folder / "03_classify" / "thresholds.json", dict.fromkeys(CLASSES, 0.4))
     write_json(folder / "02_detect" / "box_threshold.json", {"score": 0.05})
     writing = {"base_model": "tiny-random", "models_dir": str(folder / "models"), "max_new_tokens": 8}
     parameters = {
@@ -56,11 +61,11 @@ def run_dir(tmp_path_factory):
 
 
 def check(film):
-    assert list(film["probabilities"]) == list(classification.CLASSES)
+    assert list(film["probabilities"]) == list(CLASSES)
     assert all(0 <= p <= 1 for p in film["probabilities"].values())
     boxes = film["boxes"]
     assert (boxes.x_max <= film["columns"] + 0.1).all() and (boxes.y_max <= film["rows"] + 0.1).all()
-    assert boxes.class_name.isin(classification.CLASSES[:14]).all()
+    assert boxes.class_name.isin(CLASSES[:14]).all()
     assert isinstance(film["crude_report"], str)
 
 
@@ -68,7 +73,7 @@ def test_pictures_of_any_shape_get_findings_and_broken_files_a_reason(run_dir, t
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (300, 200), dtype=np.uint8)).save(tmp_path / "tall.png")
     (tmp_path / "broken.dcm").write_bytes(b"nothing")
-    films, rejected = predict.describe_films([tmp_path / "tall.png", tmp_path / "broken.dcm"], run_dir, "cpu")
+    films, rejected = describe_films([tmp_path / "tall.png", tmp_path / "broken.dcm"], run_dir, "cpu")
     assert [f["source"] for f in films] == ["tall.png"] and rejected.source.tolist() == ["broken.dcm"]
     assert (films[0]["rows"], films[0]["columns"]) == (300, 200)
     check(films[0])
@@ -76,13 +81,13 @@ def test_pictures_of_any_shape_get_findings_and_broken_files_a_reason(run_dir, t
 
 def test_a_run_without_models_is_named(tmp_path):
     with pytest.raises(MissingInput, match="run notebooks/02_detect.ipynb first"):
-        predict.describe_films([], tmp_path)
+        describe_films([], tmp_path)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real X-rays are not beside this checkout")
 def test_real_x_rays(run_dir):
     paths = sorted([*REAL.glob("*.png"), *REAL.glob("*.dcm")])
-    films, rejected = predict.describe_films(paths, run_dir, "cpu")
+    films, rejected = describe_films(paths, run_dir, "cpu")
     assert len(films) == 3 and rejected.empty
     for film in films:
         assert min(film["rows"], film["columns"]) >= 512
@@ -181,7 +186,7 @@ def test_the_report_is_facts_checked_prose_and_table_text(predicted, run_dir):
     assert report["film"] == {
         "rows": 120, "columns": 90, "view": "PA", "age_years": None, "sex": "F", "notes": [],
     }  # fmt: skip
-    assert [entry["name"] for entry in report["findings"]] == list(classification.CLASSES)
+    assert [entry["name"] for entry in report["findings"]] == list(CLASSES)
     for entry in report["findings"]:
         assert entry["present"] == (entry["probability"] >= 0.4 == settings.thresholds[entry["name"]])
     assert all(box["score"] >= settings.box_threshold for box in report["boxes"])
@@ -251,7 +256,7 @@ def test_dicom_objects_read_back(predicted):
     contained = [item for item in structured.ContentSequence if item.RelationshipType == "CONTAINS"]
     texts = [item.TextValue for item in contained if item.ValueType == "TEXT"]
     assert "not for clinical use" in texts[0] and report["report"]["facts"] in texts
-    assert prompts.clean_field(report["report"]["text"]) in texts  # any character that the model wrote
+    assert clean_field(report["report"]["text"]) in texts  # any character that the model wrote
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian package dicom3tools) is not installed")
@@ -276,7 +281,7 @@ def test_dciodvfy_finds_no_error(predicted):
     ],
 )
 def test_the_header_refuses(tmp_path, tags, reason):
-    found = predict.refusal(write_dicom(tmp_path / "x.dcm", **tags))
+    found = refusal(write_dicom(tmp_path / "x.dcm", **tags))
     assert found.startswith("x.dcm: ") and reason in found and "Secretperson" not in found
 
 
@@ -292,7 +297,7 @@ def test_the_header_refuses(tmp_path, tags, reason):
     ],
 )
 def test_the_header_allows(tmp_path, tags):
-    assert predict.refusal(write_dicom(tmp_path / "x.dcm", **tags)) is None
+    assert refusal(write_dicom(tmp_path / "x.dcm", **tags)) is None
 
 
 @pytest.mark.parametrize("backend", ["loky", "dask"])
@@ -301,13 +306,13 @@ def test_workers_say_the_same_as_one_process(films, run_dir, backend):
     from joblib import parallel_config
 
     paths = [films / "one.dcm", films / "photo.jpg", films / "sub" / "one"]
-    alone, refused = predict.describe_films(paths, run_dir, "cpu")
+    alone, refused = describe_films(paths, run_dir, "cpu")
     with contextlib.ExitStack() as around:
         if backend == "dask":
             cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
             around.enter_context(Client(around.enter_context(cluster)))
             around.enter_context(parallel_config(backend="dask"))
-        spread, refused_too = predict.describe_films(paths, run_dir, "cpu", n_jobs=2)
+        spread, refused_too = describe_films(paths, run_dir, "cpu", n_jobs=2)
     pd.testing.assert_frame_equal(refused, refused_too)
     for film, other in zip(alone, spread, strict=True):
         pd.testing.assert_frame_equal(film.pop("boxes"), other.pop("boxes"))
@@ -410,9 +415,9 @@ def test_what_cannot_start_is_2_in_one_line(films, run_dir, tmp_path, capsys):
 
 
 def test_films_are_found_once_and_results_are_left_out(films):
-    found, passed = predict.find_films([films, films / "one.dcm", films / "sub"])
+    found, passed = find_films([films, films / "one.dcm", films / "sub"])
     assert len(found) == len(set(found)) == 5 and passed == 1
-    inside, _ = predict.find_films([films], out_dir=films / "sub")
+    inside, _ = find_films([films], out_dir=films / "sub")
     assert len(inside) == 4
 
 

@@ -4,10 +4,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils import labeller, prompts
-from cliniqure_utils.cohort.reports import write_report
-from cliniqure_utils.prompts import Evidence
-from cliniqure_utils.vindr import FINDINGS
+from cliniqure_utils import labeller
+from cliniqure_utils.cohort.report_text import write_report
+from cliniqure_utils.reports import (
+    INSTRUCTION,
+    Evidence,
+    assemble_report,
+    build_prompt,
+    check_sentences,
+    clean_field,
+    gather_evidence,
+    load_knowledge,
+    omitted_findings,
+    place_in_words,
+    template_report,
+)
+from cliniqure_utils.vocabulary import FINDINGS, MIDLINE
+from cliniqure_utils.writer.pairs import indiana_pairs, rehearse_evidence, training_answer
 
 
 @pytest.fixture
@@ -29,20 +42,18 @@ def evidence():
     ([10, 40, 30, 60], "right mid zone"),
 ])  # fmt: skip
 def test_places_in_words(box, words):
-    assert prompts.place_in_words("Consolidation", box, 100, 100) == words
-    assert prompts.place_in_words("Cardiomegaly", box, 100, 100) == "midline"
+    assert place_in_words("Consolidation", box, 100, 100) == words
+    assert place_in_words("Cardiomegaly", box, 100, 100) == "midline"
 
 
 def test_the_prompt_holds_all_four_inputs_and_asks_for_what_the_paper_asks(evidence):
-    prompt, left_out = prompts.build_prompt(evidence)
+    prompt, left_out = build_prompt(evidence)
     for part in ("54 years, female", "swollen ankles", "Cardiomegaly 0.91", "Pleural effusion in the left lower zone",
                  "the heart is enlarged", "underlying causes", "associated symptoms", "diagnostic methods",
                  "treatment options"):  # fmt: skip
         assert part in prompt
     assert left_out == 0
-    assert (
-        "unknown" in prompts.build_prompt(Evidence("b"))[0] and "No finding" in prompts.build_prompt(Evidence("b"))[0]
-    )
+    assert "unknown" in build_prompt(Evidence("b"))[0] and "No finding" in build_prompt(Evidence("b"))[0]
 
 
 class Words:
@@ -54,14 +65,14 @@ class Words:
 
 def test_a_long_prompt_loses_its_least_certain_findings_first_and_never_the_instruction():
     many = Evidence("a", [(name, 0.5 + n / 100) for n, name in enumerate(FINDINGS)], crude_report="word " * 200)
-    prompt, left_out = prompts.build_prompt(many, Words(), 70)
+    prompt, left_out = build_prompt(many, Words(), 70)
     assert left_out == 0 and "Crude report" not in prompt, "the crude report goes whole before a finding does"
-    prompt, left_out = prompts.build_prompt(many, Words(), 50)
+    prompt, left_out = build_prompt(many, Words(), 50)
     assert len(prompt.split()) <= 50 and left_out > 0
-    assert prompts.INSTRUCTION in prompt
+    assert INSTRUCTION in prompt
     assert FINDINGS[-1] in prompt and FINDINGS[0] + " 0.50" not in prompt
-    shortest, _ = prompts.build_prompt(many, Words(), 1)
-    assert prompts.INSTRUCTION in shortest
+    shortest, _ = build_prompt(many, Words(), 1)
+    assert INSTRUCTION in shortest
 
 
 @pytest.mark.parametrize(
@@ -77,41 +88,39 @@ def test_a_long_prompt_loses_its_least_certain_findings_first_and_never_the_inst
     ],
 )
 def test_text_cannot_break_out_of_its_field(nasty):
-    cleaned = prompts.clean_field(nasty)
+    cleaned = clean_field(nasty)
     assert not any(mark in cleaned for mark in ("\n", "<|", "|>", "###", "\u2028", "\x00"))
-    prompt, _ = prompts.build_prompt(Evidence("a", symptoms=nasty, crude_report=nasty))
+    prompt, _ = build_prompt(Evidence("a", symptoms=nasty, crude_report=nasty))
     assert len(prompt.split("\n")) == 6
 
 
 def test_signs_of_more_and_less_are_no_marks():
-    assert prompts.clean_field("fever < 38, for <3 days, weight loss >5 kg") == (
-        "fever < 38, for <3 days, weight loss >5 kg"
-    )
+    assert clean_field("fever < 38, for <3 days, weight loss >5 kg") == ("fever < 38, for <3 days, weight loss >5 kg")
 
 
 def test_missing_values_are_empty_and_long_ones_cut():
-    assert prompts.clean_field(None) == prompts.clean_field(float("nan")) == ""
-    assert len(prompts.clean_field("word " * 500, 50)) <= 50
+    assert clean_field(None) == clean_field(float("nan")) == ""
+    assert len(clean_field("word " * 500, 50)) <= 50
 
 
 def test_the_template_report_agrees_with_its_own_evidence(evidence):
-    text = prompts.template_report(evidence)
+    text = template_report(evidence)
     assert "0.91" in text and "left lower zone" in text
-    assert {entry["status"] for entry in prompts.check_sentences(text, evidence)} == {"supported"}
+    assert {entry["status"] for entry in check_sentences(text, evidence)} == {"supported"}
     everything = Evidence("b", [(name, 0.8) for name in FINDINGS])
-    statuses = [entry["status"] for entry in prompts.check_sentences(prompts.template_report(everything), everything)]
+    statuses = [entry["status"] for entry in check_sentences(template_report(everything), everything)]
     assert statuses == ["supported"] * 14
 
 
 @pytest.mark.parametrize("name", FINDINGS)
 def test_the_labeller_reads_each_finding_and_side_from_the_template_s_own_sentence(name):
     def read(**models):
-        text = prompts.template_report(Evidence("a", **models))
-        assert prompts.omitted_findings(text, Evidence("a", **models)) == []
+        text = template_report(Evidence("a", **models))
+        assert omitted_findings(text, Evidence("a", **models)) == []
         return [(m.finding, m.status, m.side) for m in labeller.find_mentions(text)]
 
     assert set(read(findings=[(name, 0.8)])) == {(name, "present", None)}
-    if name in prompts.MIDLINE:
+    if name in MIDLINE:
         assert set(read(boxes=[(name, 0.7, "midline")])) == {(name, "present", None)}
         return
     left, right = (name, 0.7, "left lower zone"), (name, 0.6, "right upper zone")
@@ -129,8 +138,8 @@ def test_recommendations_come_from_sourced_rows_only(evidence, tmp_path):
         for n in FINDINGS
     )
     (tmp_path / "k.csv").write_text(columns + rows)
-    knowledge = prompts.load_knowledge(tmp_path / "k.csv")
-    report = prompts.assemble_report(evidence, "The heart is enlarged.", knowledge, "causal_lm")
+    knowledge = load_knowledge(tmp_path / "k.csv")
+    report = assemble_report(evidence, "The heart is enlarged.", knowledge, "causal_lm")
     assert report["sections"]["recommendations"] == [
         {"finding": "Cardiomegaly", "cause": "c", "symptoms": "", "diagnostic_methods": "", "treatment_options": "t",
          "red_flags": "", "source": "page", "source_date": "2026-01-01"}
@@ -139,13 +148,13 @@ def test_recommendations_come_from_sourced_rows_only(evidence, tmp_path):
     assert report["text"] == "The heart is enlarged."
     (tmp_path / "k.csv").write_text(columns + rows.split("\n")[0] + "\n")
     with pytest.raises(ValueError, match="one row per finding"):
-        prompts.load_knowledge(tmp_path / "k.csv")
+        load_knowledge(tmp_path / "k.csv")
 
 
 def test_places_of_one_finding_are_listed_once():
     two = Evidence("a", boxes=[("Pleural effusion", 0.9, "left lower zone"), ("Cardiomegaly", 0.8, "midline"),
                                ("Pleural effusion", 0.7, "right lower zone")])  # fmt: skip
-    prompt, _ = prompts.build_prompt(two)
+    prompt, _ = build_prompt(two)
     assert "Detected: Pleural effusion in the left lower zone and right lower zone, Cardiomegaly\n" in prompt
 
 
@@ -159,7 +168,7 @@ def test_rehearsed_evidence_lists_only_what_the_report_says():
         columns=["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"],
     )
     arguments = (ids, labels, boxes, dict.fromkeys(ids, report), pd.DataFrame(), dict.fromkeys(ids, (100, 100)))
-    found = prompts.rehearse_evidence(*arguments, seed=1)
+    found = rehearse_evidence(*arguments, seed=1)
     for one in found.values():
         assert one.present == {"Consolidation", "Cardiomegaly"}
         probability = dict(one.findings)
@@ -167,7 +176,7 @@ def test_rehearsed_evidence_lists_only_what_the_report_says():
         assert all(place == "right lower zone" for _, _, place in one.boxes)
     assert 0 < sum(bool(one.boxes) for one in found.values()) < 40, "some boxes are missed"
     assert 0 < sum(bool(one.crude_report) for one in found.values()) < 20
-    assert found == prompts.rehearse_evidence(*arguments, seed=1)
+    assert found == rehearse_evidence(*arguments, seed=1)
 
 
 def rehearse(report, names, boxes=None, films=1, seed=1, **cut):
@@ -178,7 +187,7 @@ def rehearse(report, names, boxes=None, films=1, seed=1, **cut):
     rows = [(i, name, *corners) for i in ids for name, *corners in boxes or []]
     table = pd.DataFrame(rows, columns=columns)
     sizes = dict.fromkeys(ids, (100, 100))
-    return prompts.rehearse_evidence(
+    return rehearse_evidence(
         ids, labels, table, dict.fromkeys(ids, report), pd.DataFrame(), sizes, seed, **cut
     )  # fmt: skip
 
@@ -209,7 +218,7 @@ def test_a_finding_that_fits_only_without_its_side_is_listed_without_its_box():
     cut = {"tokenizer": Words(), "max_tokens": 7}  # "Enlarged heart. There is a pleural effusion." has seven words
     for seed in range(12):
         for evidence in rehearse(LONG_REPORT, IN_LABELS, boxes, films=3, seed=seed, **cut).values():
-            answer = prompts.training_answer(LONG_REPORT, evidence=evidence, **cut)
+            answer = training_answer(LONG_REPORT, evidence=evidence, **cut)
             stated = {m.finding for m in labeller.find_mentions(answer) if m.status != "absent"}
             assert stated == evidence.present == {"Cardiomegaly", "Pleural effusion"}
             assert evidence.boxes == evidence.corners == []
@@ -227,15 +236,15 @@ def test_boxes_and_corners_stay_together_where_a_finding_is_left_out():
 ])  # fmt: skip
 def test_evidence_can_be_rehearsed_without_a_single_box(table):
     labels = pd.DataFrame(0, index=["a"], columns=[*FINDINGS, "No finding"]).assign(Cardiomegaly=1)
-    found = prompts.rehearse_evidence(["a"], labels, table, {"a": LONG_REPORT}, pd.DataFrame(), {"a": (9, 9)}, seed=0)
+    found = rehearse_evidence(["a"], labels, table, {"a": LONG_REPORT}, pd.DataFrame(), {"a": (9, 9)}, seed=0)
     assert found["a"].present == {"Cardiomegaly"} and found["a"].boxes == []
 
 
 def test_a_training_answer_opens_with_the_impression_and_ends_with_a_whole_sentence():
     report = {"impression": "Enlarged heart.", "findings": "The heart is enlarged. No effusion. No pneumothorax."}
-    assert prompts.training_answer(report, Words(), 8) == "Enlarged heart. The heart is enlarged. No effusion."
-    assert prompts.training_answer(report, Words(), 1) == "Enlarged heart."
-    assert prompts.training_answer({**report, "impression": ""}, Words(), 4) == "The heart is enlarged."
+    assert training_answer(report, Words(), 8) == "Enlarged heart. The heart is enlarged. No effusion."
+    assert training_answer(report, Words(), 1) == "Enlarged heart."
+    assert training_answer({**report, "impression": ""}, Words(), 4) == "The heart is enlarged."
 
 
 def test_evidence_is_gathered_from_the_files_of_the_notebooks():
@@ -250,7 +259,7 @@ def test_evidence_is_gathered_from_the_files_of_the_notebooks():
         columns=["image_id", "class_name", "score", "x_min", "y_min", "x_max", "y_max"],
     )
     clinical = pd.DataFrame({"age_years": [30], "sex": ["M"], "symptoms": ["cough"], "indication": [None]}, index=["a"])
-    found = prompts.gather_evidence(
+    found = gather_evidence(
         ["a"], probabilities, dict.fromkeys(FINDINGS, 0.5), predictions, 0.3, {"a": "text"}, clinical, {"a": (100, 100)}
     )["a"]
     assert found.findings == [("Cardiomegaly", 0.6)]
@@ -271,8 +280,8 @@ def test_an_answer_says_no_place_that_the_prompt_does_not_hold(impression, untol
     told = Evidence("a", boxes=[("Consolidation", 1.0, "right mid zone"), ("Cardiomegaly", 1.0, "midline"),
                                 ("Lung Opacity", 1.0, "left upper zone")])  # fmt: skip
     report = {"impression": impression, "findings": ""}
-    assert prompts.training_answer(report, Words(), 99, told) == untold
-    assert prompts.training_answer(report, Words(), 99) == impression
+    assert training_answer(report, Words(), 99, told) == untold
+    assert training_answer(report, Words(), 99) == impression
 
 
 def test_every_form_of_the_cohort_s_reports_can_lose_its_places_and_nothing_else():
@@ -289,7 +298,7 @@ def test_every_form_of_the_cohort_s_reports_can_lose_its_places_and_nothing_else
         sentences |= set(labeller.split_sentences(write_report(findings, rng)["text"]))
     assert len(sentences) > 400
     for sentence in sorted(sentences):
-        found = prompts.training_answer({"impression": sentence, "findings": ""}, Words(), 99, Evidence("a"))
+        found = training_answer({"impression": sentence, "findings": ""}, Words(), 99, Evidence("a"))
         before, after = labeller.find_mentions(sentence), labeller.find_mentions(found)
         assert [(m.finding, m.status) for m in before] == [(m.finding, m.status) for m in after], (sentence, found)
         assert not any(m.side for m in after if m.status != "absent"), (sentence, found)
@@ -297,8 +306,8 @@ def test_every_form_of_the_cohort_s_reports_can_lose_its_places_and_nothing_else
 
 def test_radiologists_reports_join_the_pairs_each_once_and_true_to_their_prompts():
     """No text of them may be printed, so every assertion is on a number."""
-    pairs = prompts.indiana_pairs(200, Words(), 120, 40, seed=1)
-    assert len(pairs) == 200 and pairs == prompts.indiana_pairs(200, Words(), 120, 40, seed=1), "seeded"
+    pairs = indiana_pairs(200, Words(), 120, 40, seed=1)
+    assert len(pairs) == 200 and pairs == indiana_pairs(200, Words(), 120, 40, seed=1), "seeded"
     answers = [answer.lower() for _, answer in pairs]
     assert len(set(answers)) >= 190, "reports may differ behind the cut, but no text comes twice"
     assert max(len(answer.split()) for answer in answers) <= 40

@@ -5,15 +5,26 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score
 
-from cliniqure_utils import boxes, readers, vindr
-from cliniqure_utils.figures.data import plot_lab
+from cliniqure_utils.annotations import (
+    fuse_reader_boxes,
+    iou_matrix,
+    label_matrix,
+    leave_one_out,
+    match_boxes,
+    read_annotations,
+    reader_ceiling,
+)
+from cliniqure_utils.annotations.agreement import LAB_RULES
+from cliniqure_utils.annotations.merging import NAMES
+from cliniqure_utils.figures.preprocess import plot_lab
+from cliniqure_utils.vocabulary import BOX
 
-BOX = vindr.BOX
+BOX = BOX
 
 
 @pytest.fixture(scope="module")
 def packaged():
-    return vindr.read_annotations("torchxrayvision")[0]
+    return read_annotations("torchxrayvision")[0]
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +35,19 @@ def lab(packaged):
         rows = rows.assign(number=rows.rad_id.str[1:].astype(int)).sort_values("number", kind="stable")
         return rows.drop_duplicates(["image_id", "class_id"])
 
-    return readers.leave_one_out(packaged, {**readers.LAB_RULES, "one per class, by reader number": by_number})
+    return leave_one_out(packaged, {**LAB_RULES, "one per class, by reader number": by_number})
 
 
 @pytest.fixture(scope="module")
 def ceiling(packaged):
-    return readers.reader_ceiling(packaged)
+    return reader_ceiling(packaged)
 
 
 def make(rows):
     """(image_id, reader, class_id, x_min, y_min, x_max, y_max) -> annotations; without a box, "No finding"."""
     rows = [row if len(row) > 2 else (*row, 14, *[np.nan] * 4) for row in rows]
     table = pd.DataFrame(rows, columns=["image_id", "rad_id", "class_id", *BOX])
-    return table.assign(class_name=[boxes.NAMES[c] for c in table.class_id])
+    return table.assign(class_name=[NAMES[c] for c in table.class_id])
 
 
 def random_annotations(seed, n=300, n_films=40):
@@ -64,12 +75,10 @@ def test_the_most_overlapping_pair_is_matched_first_and_each_box_once():
         ("a", "R2", 8, 0, 0, 10, 10), ("a", "R2", 3, 0, 0, 10, 9),
     ])  # fmt: skip
     # Overlaps of class 3 on film a: .6, .5, .9 with the first reference, 5/6, 1, 5/9 with the second.
-    pairs = readers.match_boxes(references, predictions)
+    pairs = match_boxes(references, predictions)
     assert pairs.to_numpy().tolist() == [[1, 1, 3, 1.0], [0, 4, 3, 0.9]]
-    assert readers.match_boxes(references, predictions, iou=0.91)[["reference", "prediction"]].to_numpy().tolist() == [
-        [1, 1]
-    ]
-    assert readers.match_boxes(references, predictions[:0]).empty
+    assert match_boxes(references, predictions, iou=0.91)[["reference", "prediction"]].to_numpy().tolist() == [[1, 1]]
+    assert match_boxes(references, predictions[:0]).empty
 
 
 def slow_match(references, predictions, threshold):
@@ -77,7 +86,7 @@ def slow_match(references, predictions, threshold):
     found = []
     for key, rows in predictions.groupby(["image_id", "class_id"]):
         others = references[(references.image_id == key[0]) & (references.class_id == key[1])]
-        iou = boxes.iou_matrix(rows[BOX], others[BOX])
+        iou = iou_matrix(rows[BOX], others[BOX])
         while iou.size and iou.max() >= threshold:
             i, j = np.unravel_index(iou.argmax(), iou.shape)
             found.append((key[1], iou[i, j]))
@@ -91,19 +100,19 @@ def test_matching_equals_a_slow_one_on_boxes_without_equal_overlaps(seed):
     rng = np.random.default_rng(seed)
     table[BOX] += rng.uniform(0, 1, (len(table), 4))
     one, two = table[table.rad_id == "R1"], table[table.rad_id == "R2"]
-    pairs = readers.match_boxes(one, two)
+    pairs = match_boxes(one, two)
     found = pairs[["class_id", "iou"]].sort_values(["class_id", "iou"])
     np.testing.assert_allclose(found, np.array(slow_match(one, two, 0.4)))
     assert len(pairs) > 20 and pairs.reference.is_unique and pairs.prediction.is_unique
     rows = one.iloc[pairs.reference].reset_index(drop=True), two.iloc[pairs.prediction].reset_index(drop=True)
     assert (rows[0].image_id == rows[1].image_id).all() and (rows[0].class_id == rows[1].class_id).all()
-    np.testing.assert_allclose(np.diag(boxes.iou_matrix(rows[0][BOX], rows[1][BOX])), pairs.iou)
+    np.testing.assert_allclose(np.diag(iou_matrix(rows[0][BOX], rows[1][BOX])), pairs.iou)
 
 
 def test_leave_one_out_by_hand():
     """HAND, all boxes kept. Left out R1: 5 boxes against 2, the one on film a is hit by the equal box of R3.
     Left out R2: 5 against 2, film a at IoU .8; on film b .3 is too little. Left out R3: 4 against 3, film a at 1.0."""
-    table = readers.leave_one_out(HAND, {"all": {"rule": "keep_all"}}, ("R1", "R2", "R3"))
+    table = leave_one_out(HAND, {"all": {"rule": "keep_all"}}, ("R1", "R2", "R3"))
     found = table.loc["all"]
     assert found.n_images == 2 and found.boxes_per_image == pytest.approx((5 + 5 + 4) / 3 / 2)
     assert (found.precision, found.recall) == pytest.approx((3 / 14, 3 / 7))
@@ -114,7 +123,7 @@ def test_leave_one_out_by_hand():
 
 
 def test_reader_ceiling_by_hand():
-    found = readers.reader_ceiling(HAND, ("R1", "R2", "R3")).set_index(["reader", "reference"])
+    found = reader_ceiling(HAND, ("R1", "R2", "R3")).set_index(["reader", "reference"])
     assert found.index.tolist() == [("R2", "R1"), ("R3", "R1"), ("R3", "R2")]
     assert found.n_images.tolist() == [2] * 3 and found.n_label_images.tolist() == [3] * 3
     first, second = found.iloc[0], found.iloc[1]
@@ -146,17 +155,17 @@ def test_both_tables_equal_slow_ones_in_any_row_order(seed):
             "macro_f1": (2 * classes / sizes).dropna().mean(),
         }  # fmt: skip
 
-    lab = readers.leave_one_out(table, {"u": {"rule": "union"}, "k": {"rule": "keep_all"}}, trio)
+    lab = leave_one_out(table, {"u": {"rule": "union"}, "k": {"rule": "keep_all"}}, trio)
     for name, rule in (("u", "union"), ("k", "keep_all")):
         turns = [
-            (found[found.rad_id == r], boxes.fuse_reader_boxes(found[found.rad_id != r], rule)) for r in trio
+            (found[found.rad_id == r], fuse_reader_boxes(found[found.rad_id != r], rule)) for r in trio
         ]  # fmt: skip
         for key, value in slow_scores(turns).items():
             assert lab.loc[name, key] == pytest.approx(value), key
         f1 = [slow_scores([turn])["f1"] for turn in turns]
         assert (lab.loc[name, "f1_low"], lab.loc[name, "f1_high"]) == pytest.approx((min(f1), max(f1)))
-    pairs = readers.reader_ceiling(table, trio)
-    labels = {r: vindr.label_matrix(chosen[chosen.rad_id == r], sorted(films)).to_numpy()[:, :14] for r in trio}
+    pairs = reader_ceiling(table, trio)
+    labels = {r: label_matrix(chosen[chosen.rad_id == r], sorted(films)).to_numpy()[:, :14] for r in trio}
     for row in pairs.itertuples():
         one, two = (found[found.rad_id == r] for r in (row.reference, row.reader))
         for key, value in slow_scores([(one, two)]).items():
@@ -169,16 +178,14 @@ def test_both_tables_equal_slow_ones_in_any_row_order(seed):
         assert row.label_kappa == pytest.approx(np.mean(kappa))
 
     shuffled = table.sample(frac=1, random_state=seed)
-    pd.testing.assert_frame_equal(pairs, readers.reader_ceiling(shuffled, trio), rtol=1e-12)
-    pd.testing.assert_frame_equal(
-        readers.leave_one_out(table, readers=trio), readers.leave_one_out(shuffled, readers=trio), rtol=1e-12
-    )
+    pd.testing.assert_frame_equal(pairs, reader_ceiling(shuffled, trio), rtol=1e-12)
+    pd.testing.assert_frame_equal(leave_one_out(table, readers=trio), leave_one_out(shuffled, readers=trio), rtol=1e-12)
 
 
 def test_readers_change_places():
     table = random_annotations(9)
-    there = readers.reader_ceiling(table, ("R1", "R2")).iloc[0]
-    back = readers.reader_ceiling(table, ("R2", "R1")).iloc[0]
+    there = reader_ceiling(table, ("R1", "R2")).iloc[0]
+    back = reader_ceiling(table, ("R2", "R1")).iloc[0]
     assert (there.precision, there.recall) == (back.recall, back.precision) and there.precision != there.recall
     for name in ("f1", "macro_f1", "iou", "label_f1", "label_macro_f1", "label_kappa"):
         assert there[name] == pytest.approx(back[name], rel=1e-12)
@@ -186,8 +193,8 @@ def test_readers_change_places():
 
 def test_two_readers_left_one_out_is_one_reader_against_the_other():
     table = random_annotations(4)
-    lab = readers.leave_one_out(table, {"all": {"rule": "keep_all"}}, ("R1", "R2")).loc["all"]
-    pair = readers.reader_ceiling(table, ("R1", "R2")).iloc[0]
+    lab = leave_one_out(table, {"all": {"rule": "keep_all"}}, ("R1", "R2")).loc["all"]
+    pair = reader_ceiling(table, ("R1", "R2")).iloc[0]
     assert (lab.f1, lab.macro_f1, lab.iou) == pytest.approx((pair.f1, pair.macro_f1, pair.iou))
 
 
@@ -198,24 +205,24 @@ def test_a_reader_who_saw_nothing_and_left_no_row_counts_when_the_films_are_name
         ("b", "R1", 8, 0, 0, 10, 10), ("c", "R1"), ("c", "R2"), ("c", "R3"),
     ])  # fmt: skip
     trio, rule = ("R1", "R2", "R3"), {"all": {"rule": "keep_all"}}
-    guessed = readers.leave_one_out(table, rule, trio).loc["all"]
-    named = readers.leave_one_out(table, rule, trio, image_ids=["a", "b", "c"]).loc["all"]
+    guessed = leave_one_out(table, rule, trio).loc["all"]
+    named = leave_one_out(table, rule, trio, image_ids=["a", "b", "c"]).loc["all"]
     assert (guessed.n_images, guessed.recall) == (1, 1)
     # Left out R1: hit on a, film b is missed. Left out R2 or R3: the box on b is one too many.
     assert (named.n_images, named.recall) == (2, pytest.approx(3 / 4))
-    pairs = readers.reader_ceiling(table, trio, image_ids=["a", "b", "c"])
+    pairs = reader_ceiling(table, trio, image_ids=["a", "b", "c"])
     assert pairs.n_label_images.tolist() == [3] * 3 and pairs.f1.tolist() == pytest.approx([2 / 3, 2 / 3, 1])
     assert pairs.label_f1.tolist() == pytest.approx([2 / 3, 2 / 3, 1])
 
 
 def test_a_rule_of_ones_own():
     rules = {"own": lambda rows: rows, "all": {"rule": "keep_all"}}
-    table = readers.leave_one_out(random_annotations(2), rules, ("R1", "R2", "R3"))
+    table = leave_one_out(random_annotations(2), rules, ("R1", "R2", "R3"))
     assert table.loc["own"].to_dict() == table.loc["all"].to_dict() and table.index.name == "rule"
 
 
 def test_what_cannot_be_compared_is_refused():
-    for call in (readers.leave_one_out, readers.reader_ceiling):
+    for call in (leave_one_out, reader_ceiling):
         with pytest.raises(ValueError, match="two or more different readers"):
             call(HAND, readers=("R1", "R1"))
         with pytest.raises(ValueError, match="two or more different readers"):
@@ -228,12 +235,12 @@ def test_what_cannot_be_compared_is_refused():
         with pytest.raises(ValueError, match=r"iou must lie in \(0, 1\], found 40"):
             call(HAND, readers=("R1", "R2"), iou=40)
     with pytest.raises(ValueError, match="none of the 1 films read by R1, R2 has a finding"):
-        readers.leave_one_out(HAND[HAND.image_id == "c"], readers=("R1", "R2"))
+        leave_one_out(HAND[HAND.image_id == "c"], readers=("R1", "R2"))
 
 
 def test_readers_who_never_mark_anything_have_no_score():
     normal = make([("a", "R1"), ("a", "R2")])
-    row = readers.reader_ceiling(normal, ("R1", "R2")).iloc[0]
+    row = reader_ceiling(normal, ("R1", "R2")).iloc[0]
     assert row.n_label_images == 1 and row.n_images == 0
     assert all(
         np.isnan(row[name]) for name in ("precision", "recall", "f1", "macro_f1", "iou", "label_f1", "label_kappa")

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils import report
-from cliniqure_utils.figures import evaluation as plots
+from cliniqure_utils.evaluation.page import DISCLAIMER, SECTIONS, Case, render_report
+from cliniqure_utils.figures.evaluate import plot_bertscore, plot_cases, plot_ledger, plot_table7
 
 BOXES = pd.DataFrame(
     {"class_name": ["Nodule/Mass"], "x_min": [5.0], "y_min": [5.0], "x_max": [30.0], "y_max": [30.0], "score": [0.7]}
@@ -46,9 +46,9 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def html():
     film = np.full((40, 40), 90, np.uint8)
-    case = report.Case(
+    case = Case(
         title="test film 1",
-        figure=plots.plot_cases([film], [BOXES], [BOXES], [""]),
+        figure=plot_cases([film], [BOXES], [BOXES], [""]),
         alternative='A film with a "nodule"',
         probabilities=[("Nodule/Mass", 0.731, 0.4, True), ("Cardiomegaly", 0.1, 0.5, False)],
         texts=[
@@ -70,27 +70,27 @@ def html():
             "cell": ["07-23", ""],
         }
     )
-    return report.render_report(
+    return render_report(
         title="A run & its numbers",
         headline=["One sentence.", ATTACK],
         table7=pd.DataFrame({"Metric": ["IoU", "Dice"], "Paper": [0.75, 0.76], "This run": [0.71239, np.nan]}),
-        figures=[("Ledger", "Claims by status.", plots.plot_ledger(pd.Series({"reproduced": 3, "undefined": 1})))],
+        figures=[("Ledger", "Claims by status.", plot_ledger(pd.Series({"reproduced": 3, "undefined": 1})))],
         ledger=ledger,
         cases=[case],
         facts={"Seed": 2024, "Data": ATTACK},
         stress=pd.DataFrame({"metric": ["BLEU-4", ATTACK], "verdict": "fluency only", "notices": "", "misses": "side"}),
-        stress_figure=plots.plot_ledger(pd.Series({"reproduced": 1})),
+        stress_figure=plot_ledger(pd.Series({"reproduced": 1})),
     )
 
 
 def test_every_section_and_the_disclaimer_are_there(html):
     page = Page(html)
-    assert page.headings == list(report.SECTIONS)
+    assert page.headings == list(SECTIONS)
     assert page.open == [], "a tag is left open"
-    assert "".join(page.text).count(report.DISCLAIMER) == 2
+    assert "".join(page.text).count(DISCLAIMER) == 2
     targets = {a["id"] for _, a in page.tags if "id" in a}
     links = [a["href"] for tag, a in page.tags if tag == "a"]
-    assert len(links) == len(report.SECTIONS) and {link.lstrip("#") for link in links} <= targets
+    assert len(links) == len(SECTIONS) and {link.lstrip("#") for link in links} <= targets
 
 
 def test_the_page_needs_nothing_from_outside(html):
@@ -144,7 +144,7 @@ def test_sentences_are_marked_by_a_sign_and_a_line(html):
     ]  # fmt: skip
     style = re.search(r"<style>(.*?)</style>", html, flags=re.DOTALL)[1]
     assert ".contradicted { text-decoration: underline double" in style
-    case = report.Case("film", b"", "a film", [], [("x", [("a sentence", "wrong")])])
+    case = Case("film", b"", "a film", [], [("x", [("a sentence", "wrong")])])
     with pytest.raises(ValueError, match="film: unknown status 'wrong'"):
         render(cases=[case])
 
@@ -164,7 +164,7 @@ def test_the_stress_panel_is_shown_or_said_to_be_missing(html):
 
 def render(cases=()):
     """A page with nothing on it but what is asked for."""
-    return report.render_report(
+    return render_report(
         title="", headline=[], table7=pd.DataFrame({"Metric": ["IoU"]}), figures=[], cases=cases, facts={},
         ledger=pd.DataFrame(columns=["source", "claim", "paper_value", "value", "status", "evidence_kind", "note"]),
     )  # fmt: skip
@@ -180,14 +180,14 @@ def test_table7_figure_draws_all_three_values():
         {"metric": ["IoU", "Dice"], "paper": [0.75, 0.76], "this_run": [0.7, 0.8], "low": [0.6, np.nan],
          "high": [0.8, np.nan], "baseline": [0.5, 0.4]}
     )  # fmt: skip
-    axis = plots.plot_table7(table).axes[0]
+    axis = plot_table7(table).axes[0]
     widths = [patch.get_width() for patch in axis.patches]
     assert widths == [0.7, 0.8, 0.5, 0.4]
     assert any(list(line.get_xdata()) == [0.75, 0.76] for line in axis.lines)
 
 
 def test_bertscore_figure_marks_each_mean_at_its_value():
-    figure = plots.plot_bertscore(np.array([0.5, 0.6, 0.7]), {"a": 0.9, "b": 0.3}, paper=0.98)
+    figure = plot_bertscore(np.array([0.5, 0.6, 0.7]), {"a": 0.9, "b": 0.3}, paper=0.98)
     bottom = figure.axes[1]
     marked = [float(line.get_xdata()[0]) for line in bottom.lines if len(line.get_xdata()) == 1]
     assert marked == [0.9, 0.3]

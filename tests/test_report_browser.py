@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils import report
-from cliniqure_utils.figures import evaluation as plots
-from cliniqure_utils.metrics import stress
+from cliniqure_utils.evaluation import stress
+from cliniqure_utils.evaluation.page import Case, render_report
+from cliniqure_utils.figures.evaluate import plot_cases, plot_ledger, plot_stress
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LONG = "Pneumonoultramicroscopicsilicovolcanoconiosis" * 3  # a word wider than a telephone
@@ -112,9 +112,9 @@ def page(tmp_path_factory):
             for n, status in enumerate(("not reproducible here", "contradicted", "reproduced on simulated data"))
         ]
     )  # fmt: skip
-    case = report.Case(
+    case = Case(
         title="test film 1",
-        figure=plots.plot_cases([film], [boxes], [boxes], [""]),
+        figure=plot_cases([film], [boxes], [boxes], [""]),
         alternative="A film",
         probabilities=[("Nodule/Mass", 0.731, 0.4, True)],
         texts=[("Reference report", LONG), ("Final report", [("A nodule.", "supported"), (LONG, "contradicted")])],
@@ -124,11 +124,11 @@ def page(tmp_path_factory):
          "Trivial baselines": ["mean box 0.772; whole image has no match"], "Reader ceiling": ["0.68 to 0.70"],
          "How far comparable": ["words " * 20 + LONG]}
     )  # fmt: skip
-    html = report.render_report(
+    html = render_report(
         title="A run", headline=["One sentence.", LONG], table7=table7,
-        figures=[("Ledger", "Claims.", plots.plot_ledger(pd.Series({"reproduced": 3})))],
+        figures=[("Ledger", "Claims.", plot_ledger(pd.Series({"reproduced": 3})))],
         ledger=ledger, cases=[case], facts={"Seed": 2024, "Folder": LONG},
-        stress=stress.verdicts(order), stress_figure=plots.plot_stress(order, stress.verdicts(order)),
+        stress=stress.verdicts(order), stress_figure=plot_stress(order, stress.verdicts(order)),
     )  # fmt: skip
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(html, encoding="utf-8")

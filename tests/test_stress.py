@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils import indiana, labeller, metrics
-from cliniqure_utils.cohort.reports import write_report
-from cliniqure_utils.figures import evaluation as plots
-from cliniqure_utils.metrics import stress
+from cliniqure_utils import labeller, metrics
+from cliniqure_utils.cohort.report_text import write_report
+from cliniqure_utils.evaluation import stress
+from cliniqure_utils.figures.evaluate import plot_stress
+from cliniqure_utils.writer import indiana
 
 REPORT = (
     "There is a tiny left pleural effusion. The heart is enlarged. A mild right fibrosis is seen. "
@@ -220,7 +221,7 @@ def test_metrics_on_pairs_expected_to_fail_and_to_hold(pairs):
 
 def test_the_heat_map_shows_every_share_and_frames_what_is_noticed():
     order = stress.order_table(table(bleu_4=PERFECT | {"severity": 1.0}, mine=PERFECT), n_resamples=20)
-    figure = plots.plot_stress(order, stress.verdicts(order))
+    figure = plot_stress(order, stress.verdicts(order))
     axis = figure.axes[0]
     assert sorted({text.get_text() for text in axis.texts}) == ["0.50", "1.00"] and len(axis.texts) == 14
     assert len(axis.patches) == 13, "all but the one blind cell are framed"

@@ -5,8 +5,8 @@ import re
 import pandas as pd
 import pytest
 
-from cliniqure_utils import prompts
-from cliniqure_utils.vindr import FINDINGS
+from cliniqure_utils.reports import KNOWLEDGE, load_knowledge
+from cliniqure_utils.vocabulary import FINDINGS
 
 THORACIC = {"respiratory", "pleural", "cardiac", "aortic", "mediastinal", "pulmonary vascular"}
 ADDRESS = r"https?://\S+\.\S+"  # one of the addresses holds semicolons
@@ -25,7 +25,7 @@ def diseases(repository):
 
 @pytest.fixture(scope="module")
 def knowledge(repository):
-    return prompts.load_knowledge(repository / "data" / "knowledge.csv")
+    return load_knowledge(repository / "data" / "knowledge.csv")
 
 
 def words(text):
@@ -74,11 +74,11 @@ def test_a_source_is_an_address_with_a_date_and_says_what_it_covers(name, reques
         assert ((table[column] == "") == unsourced).all(), f"{column} goes with a source, and only with one"
     assert table.source[~unsourced].str.fullmatch(rf"{ADDRESS}( ; {ADDRESS})*").all()
     assert table.source_date[~unsourced].str.fullmatch(r"20\d\d-[01]\d-[0-3]\d").all()
-    known = set(prompts.KNOWLEDGE) if name == "knowledge" else {"symptoms", "cause", "diagnostic_methods", "treatment"}
+    known = set(KNOWLEDGE) if name == "knowledge" else {"symptoms", "cause", "diagnostic_methods", "treatment"}
     assert {field for text in table.sourced_fields[~unsourced] for field in text.split("; ")} <= known
     print(f"{name}: {(~unsourced).mean():.0%} of the rows have a source")
 
 
 def test_every_finding_is_known(knowledge):
     assert list(knowledge.index) == list(FINDINGS)
-    assert (knowledge[list(prompts.KNOWLEDGE)] != "").all(axis=None)
+    assert (knowledge[list(KNOWLEDGE)] != "").all(axis=None)

@@ -14,7 +14,13 @@ import torch
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from cliniqure_utils import detection, engine, loaders, training
+from cliniqure_utils import training
+from cliniqure_utils.annotations import boxes_per_class, film_sizes
+from cliniqure_utils.training import averaging, trainer
+from cliniqure_utils.training.trainer import COMPLETE, OurTrainer, WeightedSampler, patience_is_over, usable_checkpoint
+from cliniqure_utils.vision import detection, transforms
+from cliniqure_utils.vision.films import FilmDataset, collate
+from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING
 
 torch.set_num_threads(1)
 
@@ -80,7 +86,7 @@ def test_a_run_killed_after_its_early_stop_trains_no_further(tmp_path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(engine.OurTrainer, "_load_best_model", killed)
+        patch.setattr(OurTrainer, "_load_best_model", killed)
         fit_line(tmp_path / "b", evaluate=scripted([2, 1, 9], []), **settings)
     again = []
     resumed, history = fit_line(tmp_path / "b", evaluate=scripted([9], again), **settings)
@@ -95,7 +101,7 @@ def test_a_run_killed_after_its_early_stop_trains_no_further(tmp_path, monkeypat
 )
 def test_patience_by_hand(values, patience, over):
     log = [{"loss": 1.0}] + [{"eval_score": value} for value in values]
-    assert engine.patience_is_over(log, "score", patience) is over
+    assert patience_is_over(log, "score", patience) is over
 
 
 # ---- waiting for data
@@ -104,7 +110,7 @@ def test_patience_by_hand(values, patience, over):
 def test_the_share_of_a_step_that_waits_for_data_by_hand(tmp_path, monkeypatch):
     """A clock of our own: an item takes 1 s, a step of the model 8 s, an evaluation 1,000 s."""
     clock = [0.0]
-    monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     def takes(seconds, result):
         clock[0] += seconds
@@ -128,7 +134,7 @@ def test_the_share_of_a_step_that_waits_for_data_by_hand(tmp_path, monkeypatch):
 def test_averaged_weights_by_hand():
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 1.0)
-    averaged = engine.AveragedWeights(model, decay=0.25)
+    averaged = averaging.AveragedWeights(model, decay=0.25)
     expected = 1.0
     # decay: (1 + step) / (10 + step) until that passes .25, which is at step 2
     for step, weight, decay in ((1, 2.0, 2 / 11), (2, 4.0, 0.25), (3, 8.0, 0.25)):
@@ -141,7 +147,7 @@ def test_averaged_weights_by_hand():
     averaged.swap()
     assert model.weight.item() == 8.0
     with pytest.raises(ValueError, match="between 0 and 1, found 1"):
-        engine.AveragedWeights(model, decay=1)
+        averaging.AveragedWeights(model, decay=1)
 
 
 def test_the_average_is_what_is_evaluated_and_kept(tmp_path):
@@ -155,7 +161,7 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path):
 
 def test_items_are_drawn_by_their_weight_in_an_order_of_seed_and_epoch():
     weights = [0.0, 1.0, 3.0]
-    sampler = engine.WeightedSampler(weights * 500, seed=5)
+    sampler = WeightedSampler(weights * 500, seed=5)
     first = list(sampler)
     assert len(first) == 1500
     counts = np.bincount(np.array(first) % 3, minlength=3) / 1500
@@ -220,24 +226,24 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path, changes, mess
 
 def test_half_a_checkpoint_is_not_resumed(tmp_path):
     settings = {"seed": 1}
-    assert engine.usable_checkpoint(tmp_path, settings) is None
+    assert usable_checkpoint(tmp_path, settings) is None
     for name in ("checkpoint-4", "checkpoint-8"):
         (tmp_path / name).mkdir()
-    (tmp_path / "checkpoint-4" / engine.COMPLETE).touch()
-    assert engine.usable_checkpoint(tmp_path, settings) == str(tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-4" / COMPLETE).touch()
+    assert usable_checkpoint(tmp_path, settings) == str(tmp_path / "checkpoint-4")
     assert not (tmp_path / "checkpoint-8").exists(), "it was being written when the run was killed"
-    assert engine.usable_checkpoint(tmp_path, {"seed": 2}) is None
+    assert usable_checkpoint(tmp_path, {"seed": 2}) is None
     assert not (tmp_path / "checkpoint-4").exists()
 
 
 def test_a_checkpoint_of_another_loss_label_rule_or_transform_is_not_resumed():
     """None of the three changes a weight's shape or the list of films."""
-    from cliniqure_utils.classification import MultilabelLoss
-    from cliniqure_utils.training import _fingerprint
+    from cliniqure_utils.training.fitting import _fingerprint
+    from cliniqure_utils.vision.classification import MultilabelLoss
 
     ids = ["a", "b"]
     index = pd.DataFrame({"image_id": ids, "rows": 80, "columns": 80})
-    label_columns = [*loaders.vindr.FINDINGS, loaders.vindr.NO_FINDING]
+    label_columns = [*FINDINGS, NO_FINDING]
     labels = pd.DataFrame(0, index=ids, columns=label_columns).assign(Cardiomegaly=1)
     other_labels = labels.assign(Cardiomegaly=[1, 0])
     arguments = type("Arguments", (), {"world_size": 1})
@@ -249,13 +255,13 @@ def test_a_checkpoint_of_another_loss_label_rule_or_transform_is_not_resumed():
     def of(loss=("bce", None), rows=labels, shift=0.1, dropout=0.5):
         model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2), torch.nn.Dropout(dropout))
         model.loss = MultilabelLoss(*loss)
-        films = loaders.FilmDataset(
-            "films", ids, 64, loaders.dicom_sizes(index), augment=loaders.augmentation(shift=shift), labels=rows
+        films = FilmDataset(
+            "films", ids, 64, film_sizes(index), augment=transforms.augmentation(shift=shift), labels=rows
         )
         return _fingerprint(model, films, settings, arguments)
 
     plain = of()
-    assert of() == plain and "0x" not in repr(loaders.augmentation(0.5, 10.0, 0.5, 0.1, 0.1, 0.1))
+    assert of() == plain and "0x" not in repr(transforms.augmentation(0.5, 10.0, 0.5, 0.1, 0.1, 0.1))
     changed = [of(loss=("weighted", [2.0] * 15)), of(loss=("weighted", [3.0] * 15)), of(loss=("asymmetric", None)),
                of(rows=other_labels), of(shift=0.2), of(dropout=0.1)]  # fmt: skip
     assert all(one != other for one, other in itertools.combinations([plain, *changed], 2))
@@ -265,10 +271,10 @@ def train_detector(folder, kill_at=None):
     """Three epochs of three steps on twelve films, with every random thing a training has: order, transform, RoIs."""
     index = pd.DataFrame({"image_id": [f"film{i}" for i in range(12)], "rows": 80, "columns": 80})
     merged = pd.DataFrame({"image_id": index.image_id[::2], "class_labels": [[i] for i in range(6)]})
-    merged[loaders.BOX] = [10.0, 10.0, 50.0, 60.0]
-    dataset = loaders.FilmDataset(
-        folder / "films", index.image_id, 64, loaders.dicom_sizes(index), loaders.boxes_per_class(merged),
-        loaders.augmentation(shift=0.1, exposure=0.1), seed=3,
+    merged[BOX] = [10.0, 10.0, 50.0, 60.0]
+    dataset = FilmDataset(
+        folder / "films", index.image_id, 64, film_sizes(index), boxes_per_class(merged),
+        transforms.augmentation(shift=0.1, exposure=0.1), seed=3,
     )  # fmt: skip
     torch.manual_seed(0)
     detector = detection.build_detector(
@@ -284,7 +290,7 @@ def train_detector(folder, kill_at=None):
     detector.register_forward_pre_hook(kill)
     training.fit(
         detector, dataset, output_dir=folder / "checkpoints", seed=3, device="cpu", epochs=3, batch_size=4,
-        learning_rate=1e-3, collate=loaders.collate, checkpoint_steps=2, ema_decay=0.9,
+        learning_rate=1e-3, collate=collate, checkpoint_steps=2, ema_decay=0.9,
         evaluate=lambda model: {"size": sum(p.abs().sum().item() for p in model.parameters())}, metric="size",
     )  # fmt: skip
     return detector, len(steps)

@@ -9,8 +9,13 @@ from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torchvision.transforms import v2
 
-from cliniqure_utils import classification, detection, loaders, training
-from cliniqure_utils.chain.parameters import find_notebooks, read_profile, resolve
+from cliniqure_utils import training
+from cliniqure_utils.annotations import film_sizes
+from cliniqure_utils.course.chain import find_notebooks
+from cliniqure_utils.course.chain.parameters import read_profile, resolve
+from cliniqure_utils.vision import classification, detection, transforms
+from cliniqure_utils.vision.films import FilmDataset, collate
+from cliniqure_utils.vocabulary import BOX, CLASSES
 
 torch.set_num_threads(1)
 
@@ -32,14 +37,14 @@ def films(tmp_path):
         Image.fromarray(rng.integers(0, 256, (300, 250), dtype=np.uint8)).save(tmp_path / f"{image_id}.png")
     index = pd.DataFrame({"image_id": ["a", "b"], "rows": 3000, "columns": 2500})
     boxes = pd.DataFrame({"image_id": ["a"], "class_id": [3], "class_name": ["Cardiomegaly"]})
-    boxes[loaders.BOX] = [600.0, 1500.0, 1900.0, 2400.0]
+    boxes[BOX] = [600.0, 1500.0, 1900.0, 2400.0]
 
     def dataset(values):
-        augment = loaders.augmentation(
+        augment = transforms.augmentation(
             values["rotate_probability"], values["rotate_degrees"], values["flip_probability"]
         )
         size = values["image_size"]
-        return loaders.FilmDataset(tmp_path, ["a", "b"], size, loaders.dicom_sizes(index), boxes, augment)
+        return FilmDataset(tmp_path, ["a", "b"], size, film_sizes(index), boxes, augment)
 
     return dataset
 
@@ -67,7 +72,7 @@ def test_section_4_2_2(profile):
         heatmap_weight=0.0,
     )  # fmt: skip
     assert {name: profile["03_classify"][name] for name in wanted} == wanted
-    assert len(classification.CLASSES) == 15
+    assert len(CLASSES) == 15
     assert classification.build_classifier("seresnet18").loss.kind == "bce"
 
 
@@ -81,7 +86,7 @@ def test_table_6(profile):
 
 def test_the_transform_is_table_3(profile):
     values = profile["02_detect"]
-    steps = loaders.augmentation(
+    steps = transforms.augmentation(
         values["rotate_probability"], values["rotate_degrees"], values["flip_probability"]
     ).transforms
     rotation = next(step for step in steps if isinstance(step, v2.RandomApply))
@@ -96,7 +101,7 @@ def one_step(model, dataset, values, folder):
     try:
         history = training.fit(
             model, dataset, output_dir=folder, seed=0, device="cpu", max_steps=1, batch_size=2, resumable=False,
-            log_steps=1, collate=loaders.collate,
+            log_steps=1, collate=collate,
             **{name: values[name] for name in ("learning_rate", "weight_decay", "optimizer", "scheduler")},
         )  # fmt: skip
     finally:
@@ -146,7 +151,7 @@ def test_one_step_of_a_classifier_that_boxes_teach(repository, films, tmp_path):
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     history = training.fit(
         model, films(values), output_dir=tmp_path / "checkpoints", seed=0, device="cpu", max_steps=1, batch_size=2,
-        resumable=False, log_steps=1, collate=loaders.collate,
+        resumable=False, log_steps=1, collate=collate,
         **{name: values[name] for name in ("learning_rate", "weight_decay", "optimizer", "scheduler", "ema_decay")},
     )  # fmt: skip
     assert np.isfinite(history.loss[0])

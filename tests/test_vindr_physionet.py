@@ -6,7 +6,16 @@ All rows are made up; the data set itself may not be shared.
 import pandas as pd
 import pytest
 
-from cliniqure_utils import boxes, vindr
+from cliniqure_utils.annotations import (
+    LABEL_RULES,
+    BadAnnotations,
+    global_labels_per_film,
+    label_matrix,
+    merge_reader_boxes,
+    read_annotations,
+    read_global_labels,
+)
+from cliniqure_utils.vocabulary import ANNOTATION_COLUMNS
 
 TRAIN = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max\n"
 TEST = "image_id,class_name,x_min,y_min,x_max,y_max\n"
@@ -15,13 +24,13 @@ TEST = "image_id,class_name,x_min,y_min,x_max,y_max\n"
 def read(tmp_path, text):
     path = tmp_path / "annotations_train.csv"
     path.write_text(text)
-    return vindr.read_annotations(path)
+    return read_annotations(path)
 
 
 def read_labels(tmp_path, text):
     path = tmp_path / "image_labels_train.csv"
     path.write_text(text)
-    return vindr.read_global_labels(path)
+    return read_global_labels(path)
 
 
 def test_the_name_among_the_22_is_kept(tmp_path):
@@ -30,29 +39,29 @@ def test_the_name_among_the_22_is_kept(tmp_path):
         TRAIN + "a,R1,rib  FRACTURE,1,1,9,9\na,R1,Clavicle fracture,1,1,9,9\na,R1,Rib fracture,1,1,9,9\n"
         "a,R1,Other lesion,1,1,9,9\na,R2,ILD,1,1,9,9\nb,R1,No finding,,,,\n",
     )
-    assert rows.columns.tolist() == [*vindr.COLUMNS, "local_label"]
+    assert rows.columns.tolist() == [*ANNOTATION_COLUMNS, "local_label"]
     assert rows.local_label.tolist() == ["Rib fracture", "Clavicle fracture", "Other lesion", "ILD", "No finding"]
     assert rows.class_name.tolist() == ["Other lesion"] * 3 + ["ILD", "No finding"]
     assert rejected.values.tolist() == [[3, "a", "repeats row 1 exactly"]], "two fractures in one place are not one"
-    merged = boxes.merge_reader_boxes(rows, no_finding="drop")
+    merged = merge_reader_boxes(rows, no_finding="drop")
     assert merged.class_names.tolist() == ["ILD, Other lesion"]
 
 
 def test_kaggles_table_has_no_further_column(tmp_path):
     rows, _ = read(tmp_path, "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\na,ILD,5,R1,1,1,9,9\n")
-    assert rows.columns.tolist() == vindr.COLUMNS
+    assert rows.columns.tolist() == ANNOTATION_COLUMNS
 
 
 def test_the_consensus_of_the_test_set_has_no_reader(tmp_path):
     rows, rejected = read(tmp_path, TEST + "a,Edema,1.5,1,9,9\nb,No finding,,,,\nc,Pneumonia,,,,\n")
     assert rows.rad_id.tolist() == ["R1", "R1"] and rows.local_label.tolist() == ["Edema", "No finding"]
     assert rejected.reason.tolist() == ["unknown class 'Pneumonia' (of whole films: see read_global_labels)"]
-    matrix = vindr.label_matrix(rows, ["a", "b"])
+    matrix = label_matrix(rows, ["a", "b"])
     assert matrix["Other lesion"].tolist() == [1, 0] and matrix["No finding"].tolist() == [0, 1]
 
 
 def test_image_labels_are_not_boxes(tmp_path):
-    with pytest.raises(vindr.BadAnnotations, match="x_min.*read_global_labels"):
+    with pytest.raises(BadAnnotations, match="x_min.*read_global_labels"):
         read(tmp_path, "image_id,rad_id,COPD,Pneumonia,No finding\na,R1,0,0,1\n")
 
 
@@ -75,7 +84,7 @@ READERS = (
     ],
 )
 def test_labels_per_film(tmp_path, rule, wanted):
-    table = vindr.global_labels_per_film(read_labels(tmp_path, READERS), rule)
+    table = global_labels_per_film(read_labels(tmp_path, READERS), rule)
     assert table.index.tolist() == ["b", "a", "c", "d", "e"] and table.index.name == "image_id"
     assert table.columns.tolist() == ["Rib fracture", "Pneumonia", "Tuberculosis", "No finding"]
     assert {film: row.tolist() for film, row in table.iterrows()} == wanted
@@ -85,24 +94,24 @@ def test_labels_per_film(tmp_path, rule, wanted):
 def test_a_film_per_row_comes_out_as_it_is(tmp_path):
     labels = read_labels(tmp_path, "image_id,COPD,Other disease,No finding\nb,1,0,0\na,0,1,0\nc,0,0,1\n")
     assert labels.columns.tolist() == ["image_id", "COPD", "Other diseases", "No finding"]
-    for rule in vindr.LABEL_RULES:
-        pd.testing.assert_frame_equal(vindr.global_labels_per_film(labels, rule), labels.set_index("image_id"))
+    for rule in LABEL_RULES:
+        pd.testing.assert_frame_equal(global_labels_per_film(labels, rule), labels.set_index("image_id"))
     with pytest.raises(ValueError, match="any, majority, consensus, found 'most'"):
-        vindr.global_labels_per_film(labels, "most")
+        global_labels_per_film(labels, "most")
 
 
 def test_an_empty_cell_is_no_vote(tmp_path):
     labels = read_labels(tmp_path, "image_id,rad_id,COPD,No finding\na,R1,1,0\na,R2,,0\nb,R1,,1\nb,R2,,1\n")
-    for rule in vindr.LABEL_RULES:
-        table = vindr.global_labels_per_film(labels, rule)
+    for rule in LABEL_RULES:
+        table = global_labels_per_film(labels, rule)
         assert table.COPD.isna().tolist() == [False, True] and table.COPD["a"] == 1
         assert table["No finding"].tolist() == [0, 1]
 
 
 def test_a_reader_who_says_both_does_not_make_a_normal_film(tmp_path):
     labels = read_labels(tmp_path, "image_id,rad_id,COPD,No finding\na,R1,1,1\na,R2,1,1\n")
-    for rule in vindr.LABEL_RULES:
-        assert vindr.global_labels_per_film(labels, rule).values.tolist() == [[1, 0]]
+    for rule in LABEL_RULES:
+        assert global_labels_per_film(labels, rule).values.tolist() == [[1, 0]]
 
 
 def test_labels_in_any_spelling_and_with_an_index(tmp_path):
@@ -125,11 +134,11 @@ def test_labels_in_any_spelling_and_with_an_index(tmp_path):
     ],
 )
 def test_labels_that_cannot_be_used(tmp_path, rows, message):
-    with pytest.raises(vindr.BadAnnotations, match=f"image_labels_train.csv: .*{message}"):
+    with pytest.raises(BadAnnotations, match=f"image_labels_train.csv: .*{message}"):
         read_labels(tmp_path, "image_id,rad_id,COPD,No finding\n" + rows)
 
 
 def test_a_label_that_is_there_twice(tmp_path):
     for header in ("image_id,COPD,copd", "image_id,Other diseases,Other disease"):
-        with pytest.raises(vindr.BadAnnotations, match="column (COPD|Other diseases) is there more than once"):
+        with pytest.raises(BadAnnotations, match="column (COPD|Other diseases) is there more than once"):
             read_labels(tmp_path, header + "\na,0,1\n")

@@ -11,28 +11,29 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils import boxes, vindr
+from cliniqure_utils.annotations import BadAnnotations, merge_reader_boxes, read_annotations
+from cliniqure_utils.vocabulary import BOX, FINDINGS
 
 SHARED = Path(__file__).parents[2] / "shared" / "cases"
 needs_cases = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared cases are not beside this checkout")
-COLUMNS = ["image_id", "class_name", "class_id", "rad_id", *vindr.BOX]
+COLUMNS = ["image_id", "class_name", "class_id", "rad_id", *BOX]
 HEADER = ",".join(COLUMNS) + "\n"
 
 
 def read(tmp_path, text, image_sizes=None, encoding="utf-8"):
     path = tmp_path / "train.csv"
     path.write_bytes(text.encode(encoding))
-    return vindr.read_annotations(path, image_sizes)
+    return read_annotations(path, image_sizes)
 
 
 def random_rows(rng, n):
     """Rows of every kind, good and bad; the last item of each pair says how many rows must come back."""
     ids = ["a", "b", " lead", "trail ", "NA", "007", "tên ảnh", "", "  ", "\ufeffq", "nan", "a\u2028b", "x\x0by"]
-    names = [*vindr.FINDINGS, "No finding", "no  FINDING", "Edema", "Pneumonia", "", " Cardiomegaly ", "nan"]
+    names = [*FINDINGS, "No finding", "no  FINDING", "Edema", "Pneumonia", "", " Cardiomegaly ", "nan"]
     numbers = ["0", "1", "10.5", "-5", "30", "", " 40 ", "nan", "inf", "1e2", "+5", "abc", "0x10", "5.", "1e400", "-0"]
     for _ in range(n):
         name = rng.choice(names)
-        number = str(vindr.FINDINGS.index(name)) if name in vindr.FINDINGS else rng.choice(["14", "15", "x", "", "3.5"])
+        number = str(FINDINGS.index(name)) if name in FINDINGS else rng.choice(["14", "15", "x", "", "3.5"])
         box = ["1", "2", "30", "40.5"] if rng.random() < 0.5 else [rng.choice(numbers) for _ in range(4)]
         row = [rng.choice(ids), name, number, rng.choice(["R1", "R2", ""]), *box]
         kind = rng.random()
@@ -63,9 +64,9 @@ def test_quoted_and_plain_files_give_the_same_table(tmp_path, seed):
         pd.testing.assert_frame_equal(annotations, other[0])
         pd.testing.assert_frame_equal(rejected, other[1])
     assert len(annotations) + len(rejected) == len(rows), "a row is lost"
-    corners = annotations[annotations.class_id != 14][vindr.BOX].to_numpy()
+    corners = annotations[annotations.class_id != 14][BOX].to_numpy()
     assert np.isfinite(corners).all() and (corners[:, 2:] > corners[:, :2]).all()
-    assert annotations[annotations.class_id == 14][vindr.BOX].isna().all(axis=None)
+    assert annotations[annotations.class_id == 14][BOX].isna().all(axis=None)
 
 
 def test_rows_of_every_length_stay_in_their_order(tmp_path):
@@ -76,9 +77,9 @@ def test_rows_of_every_length_stay_in_their_order(tmp_path):
 
 
 def test_stray_quotation_marks(tmp_path):
-    with pytest.raises(vindr.BadAnnotations, match="opened in data row 2 is not closed"):
+    with pytest.raises(BadAnnotations, match="opened in data row 2 is not closed"):
         read(tmp_path, HEADER + "a,ILD,5,R1,1,2,3,4\n" + 'b,"ILD,5,R1,1,2,3,4\n' + "c,ILD,5,R1,1,2,3,4\n" * 9000)
-    with pytest.raises(vindr.BadAnnotations, match="opened in the header"):
+    with pytest.raises(BadAnnotations, match="opened in the header"):
         read(tmp_path, '"' + HEADER + "a,ILD,5,R1,1,2,3,4\n")
     # In the middle of a cell a quotation mark is a sign like any other.
     annotations, rejected = read(tmp_path, HEADER + 'a"b,ILD,5,R1,1,2,3,4\n"say ""aah""",ILD,5,R1,1,2,3,4\n')
@@ -146,7 +147,7 @@ def test_unusable_envelopes_and_bytes_say_why(tmp_path):
         return buffer.getvalue()
 
     (tmp_path / "mac.zip").write_bytes(zipped("train.csv", "__MACOSX/._train.csv"))
-    assert vindr.read_annotations(tmp_path / "mac.zip")[0].image_id.tolist() == ["a"]
+    assert read_annotations(tmp_path / "mac.zip")[0].image_id.tolist() == ["a"]
     broken = zipped("train.csv")
     for name, content, message in (
         ("two.zip", zipped("a.csv", "b.csv"), "expected one .csv in the archive, found 2"),
@@ -157,15 +158,15 @@ def test_unusable_envelopes_and_bytes_say_why(tmp_path):
         ("latin.csv", (HEADER + "a,ILD,5,R1,1,2,3,4\n").encode() + b"\xe9,", "line 3, byte 0xe9"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(vindr.BadAnnotations, match=message) as error:
-            vindr.read_annotations(tmp_path / name)
+        with pytest.raises(BadAnnotations, match=message) as error:
+            read_annotations(tmp_path / name)
         assert str(error.value).startswith(name)
 
 
 def test_boxes_that_become_equal_at_the_border(tmp_path):
     text = HEADER + "a,ILD,5,R1,-5,0,30,40\na,ILD,5,R1,-9,0,30,60\na,ILD,5,R2,-5,-0,30,40\na,ILD,5,R2,-5,0,30.0,40\n"
     annotations, rejected = read(tmp_path, text + "a,ILD,9,R1,-5,0,30,40\n", {"a": (30, 40)})
-    assert annotations[["rad_id", *vindr.BOX]].values.tolist() == [["R1", 0, 0, 30, 40], ["R2", 0, 0, 30, 40]]
+    assert annotations[["rad_id", *BOX]].values.tolist() == [["R1", 0, 0, 30, 40], ["R2", 0, 0, 30, 40]]
     assert rejected.reason.tolist() == [
         "repeats row 1 once cut at the border of the film",
         "repeats row 3 exactly",
@@ -200,46 +201,44 @@ def expected(case):
 
 @needs_cases
 def test_shared_file_names_and_shared_identifiers():
-    rows, rejected = vindr.read_annotations(SHARED / "C25" / "train.csv")
+    rows, rejected = read_annotations(SHARED / "C25" / "train.csv")
     assert set(rows.image_id) | set(rejected.image_id) == set(expected("C25")["stems"])
     sizes = dict.fromkeys(expected("C25")["stems"], (112, 128))
-    assert "no film with this image_id" not in set(
-        vindr.read_annotations(SHARED / "C25" / "train.csv", sizes)[1].reason
-    )
-    rows, _ = vindr.read_annotations(SHARED / "C24" / "train.csv")
+    assert "no film with this image_id" not in set(read_annotations(SHARED / "C25" / "train.csv", sizes)[1].reason)
+    rows, _ = read_annotations(SHARED / "C24" / "train.csv")
     assert rows.image_id.nunique() == expected("C24")["n_out"]
 
 
 @needs_cases
 @pytest.mark.parametrize("case, key", [("C31", "valid"), ("C45", "boxes_224")])
 def test_shared_boxes_are_exact(case, key):
-    rows, rejected = vindr.read_annotations(SHARED / case / "train.csv")
+    rows, rejected = read_annotations(SHARED / case / "train.csv")
     wanted = expected(case)
     if case == "C31":
         for image_id, valid in wanted[key].items():
             found = rows[(rows.image_id == image_id) & (rows.x_max - rows.x_min > 1)]
-            assert found[vindr.BOX].values.tolist() == valid
+            assert found[BOX].values.tolist() == valid
         assert len(rejected) == wanted["dropped_min"]
         return
     width, height = wanted["size_wh"]
-    scaled = rows[vindr.BOX].to_numpy() * (224 / np.array([width, height, width, height]))
+    scaled = rows[BOX].to_numpy() * (224 / np.array([width, height, width, height]))
     assert np.abs(scaled - np.array(wanted[key])).max() < wanted["tol"] and rejected.empty
 
 
 @needs_cases
 def test_shared_findings_without_coordinates_and_unknown_classes():
-    rows, rejected = vindr.read_annotations(SHARED / "C32" / "train.csv")
+    rows, rejected = read_annotations(SHARED / "C32" / "train.csv")
     n_boxes = rows[rows.class_id != 14].groupby("image_id").size()
     assert {i: int(n_boxes.get(i, 0)) for i in expected("C32")["boxes"]} == expected("C32")["boxes"]
     assert rejected.reason.tolist() == ["a finding without four coordinates"] * expected("C32")["dropped"]
-    _, rejected = vindr.read_annotations(SHARED / "C33" / "train.csv")
+    _, rejected = read_annotations(SHARED / "C33" / "train.csv")
     assert rejected.reason.tolist() == [f"unknown class {name!r}" for name in expected("C33")["unknown"]]
 
 
 @needs_cases
 def test_shared_repeats():
-    rows, rejected = vindr.read_annotations(SHARED / "C36" / "train.csv")
+    rows, rejected = read_annotations(SHARED / "C36" / "train.csv")
     assert rejected.reason.str.fullmatch(r"repeats row \d+ exactly").all() and len(rejected) == 2
     assert not rows.duplicated().any() and len(rows) == 3
-    merged = boxes.merge_reader_boxes(rows, no_finding="drop")
+    merged = merge_reader_boxes(rows, no_finding="drop")
     assert [set(names.split(", ")) for names in merged.class_names] == [set(expected("C36")["merged"])]

@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import nn
 
-from cliniqure_utils.trunks import JoinedMaps
+from cliniqure_utils.vision.fast import JoinedMaps
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 LINEAR = (nn.Conv2d, JoinedMaps)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from cliniqure_utils.cmn.folding import folded, version
-from cliniqure_utils.trunks import TopDown, build_trunk, load_body, normalise
+from cliniqure_utils.vision.trunks import TopDown, build_trunk, load_body, normalise
 
 SIDE = 224  # pixels of the square input
 GRID = 7  # patches per side

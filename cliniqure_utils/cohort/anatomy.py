@@ -19,19 +19,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from cliniqure_utils.cohort.organs import AORTA, BONES, CONTRAST_VEINS, HEART, LOBES, VESSELS
 from cliniqure_utils.runs import atomic_path
 
 CACHE_VERSION = 4  # raise when a change below changes the volumes
 SPACING = 1.5  # mm; a demo film has pixels of about 1 mm
 RAY_STEP = 4.5  # mm between samples along a ray; voxels are averaged over it
-
-# Label values of TotalSegmentator v2, which the phantom uses too.
-LOBES = {"left upper": 10, "left lower": 11, "right upper": 12, "right middle": 13, "right lower": 14}
-HEART, AORTA = 51, 52
-BONES = (*range(25, 51), *range(69, 75), *range(92, 117), 118)
-VESSELS = tuple(range(52, 64))
-CONTRAST_VEINS = (54, 55, 59, 60, 62)  # vessels of the neck and arms that held undiluted contrast agent
-
 SOFT_MAX, BONE_MAX = 1.2, 1.6  # full scale of the 8-bit cache, units of water
 HALF_MM = 0.5  # step of the cached distance maps
 

@@ -21,9 +21,9 @@ def draw_nuisances(seed: int, n_patients: int) -> pd.DataFrame:
     processing), marker, marker_left, marker_top (lead letter; places 0 without one), inverted, kind, odd (header).
     Age, sex and what follows from sex (breasts) are not here: they may go with a disease.
     """
-    from cliniqure_utils.cohort import image_id_of
     from cliniqure_utils.cohort.files import draw_header
-    from cliniqure_utils.cohort.film import draw_day
+    from cliniqure_utils.cohort.making import image_id_of
+    from cliniqure_utils.cohort.patient import draw_day
 
     rows = {}
     for index in range(n_patients):

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from cliniqure_utils.cohort.anatomy import AORTA, HEART, LOBES, Anatomy
+from cliniqure_utils.cohort.anatomy import Anatomy
+from cliniqure_utils.cohort.organs import AORTA, HEART, LOBES
 from cliniqure_utils.cohort.projection import sigmoid, smooth_noise
 
 SOLID = 1.05  # density of tumour, fluid or airless lung

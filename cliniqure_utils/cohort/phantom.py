@@ -8,7 +8,7 @@ of `anatomy`.
 import numpy as np
 from scipy import ndimage
 
-from cliniqure_utils.cohort.anatomy import AORTA, HEART
+from cliniqure_utils.cohort.organs import AORTA, HEART
 
 EXTENT = (255.0, 333.0, 360.0)  # mm: depth, height, width
 

@@ -12,8 +12,8 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from cliniqure_utils import vindr
-from cliniqure_utils.vindr import FINDINGS
+from cliniqure_utils.annotations import read_annotations
+from cliniqure_utils.vocabulary import FINDINGS
 
 BLOCK = 600  # patients that are planned together, so that each finding is there as often as it should be
 NORMAL_SHARE = 0.38  # films planned without a finding; VinDr-CXR .71, with too few of each finding in a small cohort
@@ -53,7 +53,7 @@ class Company:
 @lru_cache(maxsize=1)
 def vindr_annotations() -> pd.DataFrame:
     """The packaged rows of VinDr-CXR, read once."""
-    return vindr.read_annotations("torchxrayvision")[0]
+    return read_annotations("torchxrayvision")[0]
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from cliniqure_utils.cohort.anatomy import HEART, Anatomy, average_depth
+from cliniqure_utils.cohort.anatomy import Anatomy, average_depth
+from cliniqure_utils.cohort.organs import HEART
 
 SOURCE_DISTANCE = 1800.0  # mm from X-ray tube to detector, the usual distance of a standing chest film
 AIR_GAP = 30.0  # mm between chest and detector

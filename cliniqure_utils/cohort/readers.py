@@ -14,9 +14,8 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from cliniqure_utils import vindr
-from cliniqure_utils.boxes import pairs_within_groups
-from cliniqure_utils.vindr import BOX, FINDINGS
+from cliniqure_utils.annotations.boxes import pairs_within_groups
+from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING, NO_FINDING_ID, PHYSIONET_TO_KAGGLE
 
 READERS = ("R8", "R9", "R10")  # the trio that read most of VinDr-CXR's films
 SAME_PLACE = 0.5  # IoU from which two boxes of different names are one thing called two names
@@ -156,7 +155,7 @@ def annotate(truth: list[dict], size: int, rng: np.random.Generator, model: Read
             edges = np.array([left, top, left + wide, top + high]) * size
             drawn[reader].append(_row(reader, int(finding), edges, size))
     if not any(drawn.values()):
-        nothing = {"class_name": vindr.NO_FINDING, "class_id": vindr.NO_FINDING_ID, "local_name": vindr.NO_FINDING}
+        nothing = {"class_name": NO_FINDING, "class_id": NO_FINDING_ID, "local_name": NO_FINDING}
         return [{**nothing, "rad_id": reader, **dict.fromkeys(BOX)} for reader in READERS]
     for reader in READERS:
         if not drawn[reader]:
@@ -197,6 +196,6 @@ def _row(reader: str, finding: int, edges: np.ndarray, size: int, kind: str = ""
     low, high = np.clip(np.round(edges[:2]), 0, size - LEAST_SIDE), np.clip(np.round(edges[2:]), 0, size)
     high = np.maximum(high, low + LEAST_SIDE)
     place = dict(zip(BOX, (int(v) for v in (*low, *high)), strict=True))
-    local = kind if kind in vindr.PHYSIONET_TO_KAGGLE else FINDINGS[finding]
+    local = kind if kind in PHYSIONET_TO_KAGGLE else FINDINGS[finding]
     name = {"class_name": FINDINGS[finding], "class_id": finding, "local_name": local}
     return {**name, "rad_id": reader, **place}

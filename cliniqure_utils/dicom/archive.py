@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cliniqure_utils.dicom.film import load_film
 from cliniqure_utils.dicom.header import UnreadableImage, image_id_of
+from cliniqure_utils.dicom.loading import load_film
 from cliniqure_utils.runs import atomic_path, write_json
 
 BATCH = 16  # films per task

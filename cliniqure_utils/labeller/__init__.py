@@ -8,8 +8,7 @@ Source: ours, after the design of NegEx (Chapman et al. 2001, J Biomed Inform 34
 (Irvin et al. 2019): mention, then classification by triggers with a limited reach. The word lists are our own.
 """
 
-from .reading import (
-    MIDLINE,
+from cliniqure_utils.labeller.reading import (
     Mention,
     denies_the_unnamed,
     find_mentions,
@@ -17,14 +16,13 @@ from .reading import (
     overall_statement,
     split_sentences,
 )
-from .terms import ABSENT, PRESENT, UNCERTAIN
+from cliniqure_utils.labeller.terms import ABSENT, PRESENT, UNCERTAIN
 
 __all__ = [
     "ABSENT",
-    "MIDLINE",
+    "Mention",
     "PRESENT",
     "UNCERTAIN",
-    "Mention",
     "denies_the_unnamed",
     "find_mentions",
     "label_matrix",

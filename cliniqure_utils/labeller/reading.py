@@ -7,13 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cliniqure_utils.vindr import FINDINGS
-
-from . import terms, triggers
-from .terms import ABSENT, PRESENT, UNCERTAIN
-
-# The heart and the aorta are single: "right" near them never says on which side they are.
-MIDLINE = frozenset({"Cardiomegaly", "Aortic enlargement"})
+from cliniqure_utils.labeller import terms, triggers
+from cliniqure_utils.labeller.terms import ABSENT, PRESENT, UNCERTAIN
+from cliniqure_utils.vocabulary import FINDINGS, MIDLINE
 
 
 @dataclass(frozen=True)

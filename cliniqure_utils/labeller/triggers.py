@@ -2,7 +2,7 @@
 
 import re
 
-from .terms import compile_words
+from cliniqure_utils.labeller.terms import compile_words
 
 # Words that look like a denial but deny something else.
 PSEUDO = compile_words(

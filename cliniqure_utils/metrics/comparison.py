@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .bootstrap import percentile_interval, resample_counts
+from cliniqure_utils.metrics.bootstrap import percentile_interval, resample_counts
 
 SUMMED = ("micro_precision", "micro_recall", "micro_f1", "macro_precision", "macro_recall", "macro_f1")
 

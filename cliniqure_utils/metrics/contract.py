@@ -11,11 +11,18 @@ from types import MappingProxyType
 
 import numpy as np
 
-from .bert import bert_scores
-from .classification import auroc, classification_scores
-from .detection import box_scores, mean_average_precision
-from .overlap import DEFINITIONS, box_overlap
-from .text import chexbert_scores, finding_f1, finding_scores, meteor_exact_stem, radgraph_f1, text_scores
+from cliniqure_utils.metrics.bert import bert_scores
+from cliniqure_utils.metrics.classification import auroc, classification_scores
+from cliniqure_utils.metrics.detection import box_scores, mean_average_precision
+from cliniqure_utils.metrics.overlap import DEFINITIONS, box_overlap
+from cliniqure_utils.metrics.text import (
+    chexbert_scores,
+    finding_f1,
+    finding_scores,
+    meteor_exact_stem,
+    radgraph_f1,
+    text_scores,
+)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ this project; references and predictions in the same one), predictions also scor
 import numpy as np
 import pandas as pd
 
-from cliniqure_utils.vindr import BOX
-
-from .bootstrap import percentile_interval, resample_counts
-from .matching import Matches, checked_boxes
+from cliniqure_utils.metrics.bootstrap import percentile_interval, resample_counts
+from cliniqure_utils.metrics.matching import Matches, checked_boxes
+from cliniqure_utils.vocabulary import BOX
 
 # False positives per image at which LUNA16 reads the curve, and everyone after it.
 FROC_POINTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)

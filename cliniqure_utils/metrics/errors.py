@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 
 from cliniqure_utils import labeller
-
-from .bootstrap import percentile_interval, resample_counts
-from .text import text_pairs
+from cliniqure_utils.metrics.bootstrap import percentile_interval, resample_counts
+from cliniqure_utils.metrics.text import text_pairs
 
 # Rate -> (counted, out of); both are columns of `report_errors`. Micro F1 is 2 right / (there + said).
 RATES = MappingProxyType(

@@ -8,10 +8,9 @@ each match counts.
 import numpy as np
 import pandas as pd
 
-from cliniqure_utils.boxes import iou_matrix
-from cliniqure_utils.vindr import BOX
-
-from .bootstrap import resample_counts
+from cliniqure_utils.annotations import iou_matrix
+from cliniqure_utils.metrics.bootstrap import resample_counts
+from cliniqure_utils.vocabulary import BOX
 
 # Resamples are worked off in blocks, so that no array holds more than this many numbers (32 MB as float64).
 _BLOCK = 4_000_000

@@ -3,12 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from cliniqure_utils.boxes import iou_matrix
-from cliniqure_utils.vindr import BOX, NO_FINDING
-
-from .baselines import on_every_image
-from .bootstrap import percentile_interval, resample_counts
-from .matching import checked_boxes, greedy_match
+from cliniqure_utils.annotations import iou_matrix
+from cliniqure_utils.metrics.baselines import on_every_image
+from cliniqure_utils.metrics.bootstrap import percentile_interval, resample_counts
+from cliniqure_utils.metrics.matching import checked_boxes, greedy_match
+from cliniqure_utils.vocabulary import BOX, NO_FINDING
 
 DEFINITIONS = {
     "matched": "mean over the pairs of same-class boxes matched at IoU 0.4; missed and invented boxes are not counted",

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cliniqure_utils import labeller
-
-from .classification import classification_scores
+from cliniqure_utils.metrics.classification import classification_scores
 
 PARTS = ("precision", "recall", "f1")
 # Scorers that are not installed with this project: what each needs, in words a user can act on.

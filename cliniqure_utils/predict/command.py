@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from cliniqure_utils import dicom
-from cliniqure_utils.chain.parameters import ChainError
 from cliniqure_utils.predict.films import check_models, find_films, stream_films
 from cliniqure_utils.predict.reports import RunSettings, Writer, build_report, evidence_of, read_settings, read_symptoms
-from cliniqure_utils.runs import MissingInput, atomic_path, write_json, write_table, write_text
+from cliniqure_utils.process import keep_freed_memory
+from cliniqure_utils.project import CannotStart, MissingInput
+from cliniqure_utils.runs import atomic_path, write_json, write_table, write_text
 
 SCHEDULER_TIMEOUT = 10  # seconds that a Dask scheduler has to answer
 CHUNK = 16  # films that are held at once, per worker process
@@ -57,12 +58,13 @@ def predict(
     Raises:
         ChainError: It cannot start: no such input, no such run, no weights, or a folder that may not be written to.
     """
+    keep_freed_memory()
     began = time.monotonic()
     run_dir, out_dir = Path(run_dir), Path(out_dir)
     if not run_dir.is_dir():
-        raise ChainError(f"there is no run folder {run_dir}: cliniqure run makes one")
+        raise CannotStart(f"there is no run folder {run_dir}: cliniqure run makes one")
     if out_dir.exists() and not out_dir.is_dir():
-        raise ChainError(f"--out {out_dir} is a file; expected a folder")
+        raise CannotStart(f"--out {out_dir} is a file; expected a folder")
     inputs = [Path(entry).absolute() if dask else Path(entry) for entry in inputs]  # a worker has a folder of its own
     _check_device(device)
     try:
@@ -70,12 +72,12 @@ def predict(
         check_models(run_dir)
         settings = read_settings(run_dir)
     except (FileNotFoundError, MissingInput) as error:
-        raise ChainError(str(error)) from None
+        raise CannotStart(str(error)) from None
     if any(entry.is_dir() and entry.resolve() == out_dir.resolve() for entry in inputs):
-        raise ChainError(f"--out {out_dir} is one of the folders with films; choose another")
+        raise CannotStart(f"--out {out_dir} is one of the folders with films; choose another")
     texts = read_symptoms(symptoms_csv) if symptoms_csv else {}
     if not paths:
-        raise ChainError(f"no DICOM, PNG or JPEG file in {', '.join(map(str, inputs))}")
+        raise CannotStart(f"no DICOM, PNG or JPEG file in {', '.join(map(str, inputs))}")
     if passed:
         echo(f"{_count(passed, 'other file')} passed over")
 
@@ -85,12 +87,12 @@ def predict(
         echo(f"note: {len(unknown)} rows with symptoms name no film here, the first {unknown[0]}")
     writer = None
     if use_llm:
-        from cliniqure_utils import llm
+        from cliniqure_utils.project import MissingWeights
 
         try:
             writer = Writer(run_dir, settings, device)
-        except llm.MissingWeights as error:
-            raise ChainError(f"{error}; or give --no-llm for the facts alone") from None
+        except MissingWeights as error:
+            raise CannotStart(f"{error}; or give --no-llm for the facts alone") from None
     out_dir.mkdir(parents=True, exist_ok=True)
 
     rows, rejected = [], []
@@ -134,11 +136,11 @@ def _workers(dask: str | None, n_jobs: int | None) -> Iterator[int]:
     try:
         client = Client(dask, timeout=SCHEDULER_TIMEOUT)
     except (OSError, ValueError) as error:
-        raise ChainError(f"no Dask scheduler answers at {dask}; expected an address like tcp://host:8786") from error
+        raise CannotStart(f"no Dask scheduler answers at {dask}; expected an address like tcp://host:8786") from error
     with client:
         n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
         if not n_workers:
-            raise ChainError(f"the Dask scheduler at {dask} has no worker; start some with `dask worker {dask}`")
+            raise CannotStart(f"the Dask scheduler at {dask} has no worker; start some with `dask worker {dask}`")
         with parallel_config(backend="dask"):
             yield n_jobs or max(2, n_workers)  # with one job joblib would stay in this process
 
@@ -154,9 +156,9 @@ def _check_device(device: str) -> None:
     kind = device.partition(":")[0]
     here = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind not in here:
-        raise ChainError(f"unknown device {device}: expected auto, cpu, cuda or mps")
+        raise CannotStart(f"unknown device {device}: expected auto, cpu, cuda or mps")
     if not here[kind]:
-        raise ChainError(f"there is no device {device} on this machine; --device auto takes the best there is")
+        raise CannotStart(f"there is no device {device} on this machine; --device auto takes the best there is")
 
 
 def _names(paths: list[Path]) -> dict[Path, str]:

@@ -13,9 +13,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from cliniqure_utils import prompts
 from cliniqure_utils.predict.pages import NOTICE, scaled_boxes
-from cliniqure_utils.vindr import FINDINGS, NO_FINDING
+from cliniqure_utils.reports import clean_field
+from cliniqure_utils.vocabulary import FINDINGS, NO_FINDING
 
 SCHEME = "99CLINIQURE"
 MAKER, MODEL, VERSION = "CliniQure course project", "cliniqure predict", "1"
@@ -86,7 +86,7 @@ def structured_report(report: Mapping, capture, film_key: str):
         (codes.DCM.Comment, f"{NOTICE} Written by a program, seen by no physician."),
         (Code("FACTS", SCHEME, "Facts from the models"), report["report"]["facts"]),
         (Code("PROSE", SCHEME, "Prose of the language model, unchecked sentences included"), _prose(report)),
-        (Code("CRUDE", SCHEME, "Crude report of the image-to-text model"), prompts.clean_field(report["crude_report"])),
+        (Code("CRUDE", SCHEME, "Crude report of the image-to-text model"), clean_field(report["crude_report"])),
     ):
         if text:
             document[0].ContentSequence.append(
@@ -159,7 +159,7 @@ def _number(value: str, meaning: str, number: float):
 
 
 def _prose(report: Mapping) -> str:
-    return "" if report["report"]["system"] == "template" else prompts.clean_field(report["report"]["text"], 4000)
+    return "" if report["report"]["system"] == "template" else clean_field(report["report"]["text"], 4000)
 
 
 def _made_anew(data: Dataset) -> None:

@@ -12,10 +12,11 @@ from PIL import Image
 
 from cliniqure_utils import dicom
 from cliniqure_utils.dicom.archive import run_guarded
-from cliniqure_utils.dicom.film import load_film
 from cliniqure_utils.dicom.header import get, is_picture, read_dataset
-from cliniqure_utils.runs import MissingInput, resolve_device
-from cliniqure_utils.vindr import BOX, FINDINGS
+from cliniqure_utils.dicom.loading import load_film
+from cliniqure_utils.process import resolve_device
+from cliniqure_utils.project import require
+from cliniqure_utils.vocabulary import BOX, FINDINGS
 
 MODELS = ("02_detect/model.safetensors", "03_classify/model.safetensors", "04_crude_report/model.safetensors")
 SHOWN_SIDE = 1024  # pixels: longest side of the film in overlays
@@ -163,18 +164,18 @@ def stream_films(
 def check_models(run_dir: Path) -> None:
     """Raises MissingInput where a run lacks a model."""
     for name in MODELS:
-        if not (run_dir / name).is_file():
-            raise MissingInput(f"{name} is missing in {run_dir.name}: run notebooks/{name.split('/')[0]}.ipynb first")
+        require(run_dir, name)
 
 
 @lru_cache(maxsize=1)
 def _models(run_dir: Path, made: tuple, device: str):
     """Loaded once per process and run; `made` tells a run from a later one in the same folder."""
-    from cliniqure_utils import classification, cmn, detection
+    from cliniqure_utils import cmn
+    from cliniqure_utils.vision import classification, detection, inference
 
     detector = detection.load_detector(run_dir / "02_detect").to(device)
     classifier = classification.load_classifier(run_dir / "03_classify").to(device)
-    size = classification.input_size(run_dir / "03_classify")
+    size = inference.input_size(run_dir / "03_classify")
     return detector, classifier, size, cmn.load(run_dir / "04_crude_report").to(device)
 
 
@@ -189,7 +190,8 @@ def _describe(path: Path, run_dir: Path, made: tuple, device: str, beam_size: in
         return path, None, str(error)
     import torch
 
-    from cliniqure_utils import classification, cmn
+    from cliniqure_utils import cmn
+    from cliniqure_utils.vocabulary import CLASSES
 
     detector, classifier, size, reporter = _models(run_dir, made, device)
     with torch.no_grad():
@@ -213,7 +215,7 @@ def _describe(path: Path, run_dir: Path, made: tuple, device: str, beam_size: in
         "age_years": age if age is None or age <= OLDEST else None,
         "sex": facts["sex"],
         "notes": notes,
-        "probabilities": dict(zip(classification.CLASSES, probabilities.round(4).tolist(), strict=True)),
+        "probabilities": dict(zip(CLASSES, probabilities.round(4).tolist(), strict=True)),
         "boxes": boxes,
         "crude_report": report,
         "shown": _shown(film),

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from cliniqure_utils.vindr import BOX
+from cliniqure_utils.vocabulary import BOX
 
 NOTICE = "For teaching, not for clinical use."
 SIMULATED = "The models were trained on simulated films: what they say about a real patient means nothing."
@@ -35,7 +35,7 @@ def draw_overlay(film: np.ndarray, report: Mapping) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from cliniqure_utils.figures import draw_boxes, show_film
+    from cliniqure_utils.figures.style import draw_boxes, show_film
 
     height, width = film.shape
     dpi = max(width, height) / OVERLAY_INCHES

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from cliniqure_utils import prompts
-from cliniqure_utils.chain.parameters import ChainError, load_notebook
-from cliniqure_utils.runs import MissingInput
-from cliniqure_utils.vindr import BOX, FINDINGS, NO_FINDING
+from cliniqure_utils.course.chain import load_notebook
+from cliniqure_utils.project import REPOSITORY, CannotStart, require
+from cliniqure_utils.reports import (
+    Evidence,
+    assemble_report,
+    build_prompt,
+    gather_evidence,
+    load_knowledge,
+    place_in_words,
+)
+from cliniqure_utils.reports.assembly import DISCLAIMER
+from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 STEP, EVALUATION = "06_generate_report", "07_evaluate"
 
 
@@ -58,7 +65,7 @@ def read_settings(run_dir: str | Path, notebooks_dir: str | Path | None = None) 
         try:
             record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ChainError(f"run.json in {run_dir.name} cannot be read ({error})") from None
+            raise CannotStart(f"run.json in {run_dir.name} cannot be read ({error})") from None
     parameters = {
         name: load_notebook(notebooks_dir / f"{name}.ipynb").defaults | record.get("parameters", {}).get(name, {})
         for name in (STEP, EVALUATION)
@@ -79,16 +86,13 @@ def read_settings(run_dir: str | Path, notebooks_dir: str | Path | None = None) 
         max_new_tokens=writing["max_new_tokens"],
         max_prompt_tokens=writing["max_prompt_tokens"],
         batch_size=writing["batch_size"],
-        knowledge=prompts.load_knowledge(notebooks_dir / writing["knowledge_table"]),
+        knowledge=load_knowledge(notebooks_dir / writing["knowledge_table"]),
         simulated=record.get("data", {}).get("kind") == "simulated",
     )
 
 
 def _input(run_dir: Path, name: str) -> str:
-    path = run_dir / name
-    if not path.is_file():
-        raise MissingInput(f"{name} is missing in {run_dir.name}: run notebooks/{name.split('/')[0]}.ipynb first")
-    return path.read_text(encoding="utf-8")
+    return require(run_dir, name).read_text(encoding="utf-8")
 
 
 def read_symptoms(path: str | Path) -> dict[str, str]:
@@ -101,14 +105,14 @@ def read_symptoms(path: str | Path) -> dict[str, str]:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise ChainError(f"the symptoms in {path} cannot be read: {error}") from None
+        raise CannotStart(f"the symptoms in {path} cannot be read: {error}") from None
     missing = {"image_id", "symptoms"} - set(table.columns)
     if missing:
-        raise ChainError(f"{path.name}: expected columns image_id and symptoms, found {', '.join(table.columns)}")
+        raise CannotStart(f"{path.name}: expected columns image_id and symptoms, found {', '.join(table.columns)}")
     table = table.drop_duplicates()
     twice = table.image_id[table.image_id.duplicated()]
     if len(twice):
-        raise ChainError(f"{path.name}: {twice.iloc[0]} is there twice, with two texts")
+        raise CannotStart(f"{path.name}: {twice.iloc[0]} is there twice, with two texts")
     return dict(zip(table.image_id, table.symptoms, strict=True))
 
 
@@ -120,31 +124,32 @@ class Writer:
     """
 
     def __init__(self, run_dir: str | Path, settings: RunSettings, device: str):
-        from cliniqure_utils import llm
-        from cliniqure_utils.runs import resolve_device
+        from cliniqure_utils.process import resolve_device
+        from cliniqure_utils.writer import lora
+        from cliniqure_utils.writer.base_model import load_base
 
-        model, self.tokenizer, _ = llm.load_base(settings.base_model, settings.models_dir)
+        model, self.tokenizer, _ = load_base(settings.base_model, settings.models_dir)
         if settings.system != "base":
-            model = llm.load_adapter(model, Path(run_dir) / "05_finetune_llm" / "adapter" / settings.system)
+            model = lora.load_adapter(model, Path(run_dir) / "05_finetune_llm" / "adapter" / settings.system)
         self.model = model.to(resolve_device(device))
         self.settings = settings
 
-    def write(self, evidence: Sequence[prompts.Evidence]) -> list[tuple[str, int]]:
+    def write(self, evidence: Sequence[Evidence]) -> list[tuple[str, int]]:
         """(prose, number of findings and boxes that did not fit into the prompt) of each film."""
-        from cliniqure_utils import llm
+        from cliniqure_utils.writer import generation
 
-        built = [prompts.build_prompt(e, self.tokenizer, self.settings.max_prompt_tokens) for e in evidence]
-        texts = llm.generate(
+        built = [build_prompt(e, self.tokenizer, self.settings.max_prompt_tokens) for e in evidence]
+        texts = generation.generate(
             self.model, self.tokenizer, [prompt for prompt, _ in built], self.settings.max_new_tokens,
             self.settings.batch_size, description="writing reports",
         )  # fmt: skip
         return [(text, dropped) for text, (_, dropped) in zip(texts, built, strict=True)]
 
 
-def evidence_of(film: Mapping, settings: RunSettings, symptoms: str = "") -> prompts.Evidence:
+def evidence_of(film: Mapping, settings: RunSettings, symptoms: str = "") -> Evidence:
     """What the run's models stand for on one film, by the run's thresholds."""
     image_id = film["image_id"]
-    return prompts.gather_evidence(
+    return gather_evidence(
         [image_id],
         pd.DataFrame([film["probabilities"]], index=[image_id]),
         settings.thresholds,
@@ -162,14 +167,14 @@ def kept_boxes(film: Mapping, settings: RunSettings) -> list[dict]:
     boxes = film["boxes"][film["boxes"].score >= settings.box_threshold]
     for box in boxes.sort_values("score", ascending=False).to_dict("records"):
         corners = [float(box[name]) for name in BOX]
-        place = prompts.place_in_words(box["class_name"], corners, film["columns"], film["rows"])
+        place = place_in_words(box["class_name"], corners, film["columns"], film["rows"])
         entry = {"class_name": box["class_name"], "score": float(box["score"]), "place": place}
         kept.setdefault((box["class_name"], place), entry | dict(zip(BOX, corners, strict=True)))
     return list(kept.values())
 
 
 def build_report(
-    film: Mapping, evidence: prompts.Evidence, settings: RunSettings, prose: str | None, left_out: int = 0
+    film: Mapping, evidence: Evidence, settings: RunSettings, prose: str | None, left_out: int = 0
 ) -> dict:
     """Everything about one film as plain values, ready for JSON.
 
@@ -178,10 +183,10 @@ def build_report(
         left_out: Findings and boxes that did not fit into the prompt.
     """
     system = "template" if prose is None else settings.system
-    report = prompts.assemble_report(evidence, prose or "", settings.knowledge, system)
+    report = assemble_report(evidence, prose or "", settings.knowledge, system)
     age = film["age_years"]
     return {
-        "disclaimer": prompts.DISCLAIMER,
+        "disclaimer": DISCLAIMER,
         "image_id": film["image_id"],
         "source": film["source"],
         "film": {

@@ -17,8 +17,11 @@ import pandas as pd
 import torch
 from common import OUT, Bench
 
-from cliniqure_utils import chain, llm, metrics, vindr
+from cliniqure_utils import metrics
+from cliniqure_utils.course import chain
 from cliniqure_utils.runs import read_jsonl, write_json
+from cliniqure_utils.vocabulary import FINDINGS
+from cliniqure_utils.writer import base_model, batches, generation, lora
 
 DEMO = Path(__file__).parents[2] / "outputs" / "demo"
 COPY = OUT / "llm_run"
@@ -90,13 +93,13 @@ def writing_speeds() -> dict[str, float]:
 
 def bench_generation(bench: Bench) -> None:
     """Tokens per second of one prompt at a time and of batches, same model, same prompts."""
-    model, tokenizer, _ = llm.load_base(llm.PACKAGED, MODELS)
-    model = llm.load_adapter(model, COPY / "05_finetune_llm" / "adapter" / "causal_lm")
+    model, tokenizer, _ = base_model.load_base(base_model.PACKAGED, MODELS)
+    model = lora.load_adapter(model, COPY / "05_finetune_llm" / "adapter" / "causal_lm")
     prompts = [r["prompt"] for r in read_jsonl(COPY / "06_generate_report" / "prompts.jsonl")][:48]
     speeds, texts = {}, {}
     for batch in (1, 8, 16, 48):
         started = time.perf_counter()
-        texts[batch] = llm.generate(model, tokenizer, prompts, 80, batch, description=f"batch {batch}")
+        texts[batch] = generation.generate(model, tokenizer, prompts, 80, batch, description=f"batch {batch}")
         seconds = time.perf_counter() - started
         speeds[batch] = sum(len(tokenizer(text).input_ids) for text in texts[batch]) / seconds
         bench.state(f"generation, batch {batch}", "tokens/s", speeds[batch])
@@ -111,10 +114,10 @@ def bench_lora(bench: Bench) -> None:
     pairs = [(r["prompt"], "The heart is enlarged. " * 6) for r in
              read_jsonl(COPY / "06_generate_report" / "prompts.jsonl")][:4]  # fmt: skip
     for name in ("LoRA", "every weight"):
-        model, tokenizer, _ = llm.load_base(llm.PACKAGED, MODELS)
-        items, _ = llm.encode_pairs(tokenizer, pairs, 256)
-        model = llm.add_lora(model, "causal_lm") if name == "LoRA" else model
-        cost = llm.step_cost(model, items, tokenizer.pad_token_id, n_steps=4)
+        model, tokenizer, _ = base_model.load_base(base_model.PACKAGED, MODELS)
+        items, _ = batches.encode_pairs(tokenizer, pairs, 256)
+        model = lora.add_lora(model, "causal_lm") if name == "LoRA" else model
+        cost = lora.step_cost(model, items, tokenizer.pad_token_id, n_steps=4)
         bench.state(f"{name}: trained weights", "millions", cost["trainable"] / 1e6)
         bench.state(f"{name}: held between steps", "MB", cost["weights"] + cost["gradients"] + cost["optimizer"])
         bench.state(f"{name}: step of 4", "s", cost["seconds"])
@@ -132,7 +135,7 @@ def main() -> None:
         bench.state(f"{name}, batches of {BATCH}", "tokens/s", speed)
     systems, differences = table()
     with pd.option_context("display.width", 160, "display.max_columns", None):
-        print(f"whole test split, causal_lm after {CAUSAL_STEPS} steps, {len(vindr.FINDINGS)} findings")
+        print(f"whole test split, causal_lm after {CAUSAL_STEPS} steps, {len(FINDINGS)} findings")
         print(systems.round(3).to_string())
         print(differences.round(3).to_string(index=False))
     plain = systems.astype(object).where(systems.notna(), None).to_dict("index")

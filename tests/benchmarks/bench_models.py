@@ -17,7 +17,11 @@ from PIL import Image
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.transforms import v2
 
-from cliniqure_utils import classification, detection, loaders, metrics, training, trunks, vindr
+from cliniqure_utils import metrics, training
+from cliniqure_utils.annotations import boxes_per_class, film_sizes, read_merged
+from cliniqure_utils.vision import classification, detection, fast, inference, transforms, trunks
+from cliniqure_utils.vision.films import FilmDataset, collate
+from cliniqure_utils.vocabulary import BOX
 
 FILMS = Path(__file__).parents[2] / "outputs" / "demo" / "01_preprocess"
 DEMO = dict(backbone="tiny", neck="topdown", image_size=160, anchor_scales=[20, 40, 67, 100], head_width=256)
@@ -83,13 +87,13 @@ def there_is_a_run() -> bool:
     return (FILMS / "index.csv").is_file()
 
 
-def demo_films(split: str, size: int, augment=None, most: int | None = None) -> loaders.FilmDataset:
+def demo_films(split: str, size: int, augment=None, most: int | None = None) -> FilmDataset:
     """Films of the demo run with their merged boxes."""
     index = pd.read_csv(FILMS / "index.csv", dtype={"image_id": str})
     splits = pd.read_csv(FILMS / "splits.csv", dtype={"image_id": str})
-    boxes = loaders.boxes_per_class(vindr.read_merged(FILMS / "annotations.csv"))
+    boxes = boxes_per_class(read_merged(FILMS / "annotations.csv"))
     ids = sorted(splits.image_id[splits.split == split])[:most]
-    return loaders.FilmDataset(FILMS / "images", ids, size, loaders.dicom_sizes(index), boxes, augment, seed=0)
+    return FilmDataset(FILMS / "images", ids, size, film_sizes(index), boxes, augment, seed=0)
 
 
 def dataset_of(folder: Path, size: int, augment):
@@ -102,8 +106,8 @@ def dataset_of(folder: Path, size: int, augment):
         Image.fromarray(rng.integers(0, 255, (256, 224), dtype=np.uint8)).save(folder / f"{image_id}.png")
     index = pd.DataFrame({"image_id": ids, "rows": 2560, "columns": 2240})
     boxes = pd.DataFrame({"image_id": ids, "class_id": 3, "class_name": "Cardiomegaly"})
-    boxes[loaders.BOX] = [500.0, 1200.0, 1700.0, 2000.0]
-    return loaders.FilmDataset(folder, ids, size, loaders.dicom_sizes(index), boxes, augment)
+    boxes[BOX] = [500.0, 1200.0, 1700.0, 2000.0]
+    return FilmDataset(folder, ids, size, film_sizes(index), boxes, augment)
 
 
 def as_torchvision_moves() -> v2.Transform:
@@ -111,21 +115,21 @@ def as_torchvision_moves() -> v2.Transform:
     move = v2.RandomAffine(
         10.0, translate=(0.04, 0.04), scale=(0.94, 1.06), interpolation=v2.InterpolationMode.BILINEAR
     )
-    tidy = v2.SanitizeBoundingBoxes(min_size=loaders.MIN_BOX_SIDE, labels_getter=lambda sample: sample["labels"])
+    tidy = v2.SanitizeBoundingBoxes(min_size=fast.MIN_BOX_SIDE, labels_getter=lambda sample: sample["labels"])
     return v2.Compose([v2.RandomApply([move], p=0.5), v2.ClampBoundingBoxes(), tidy])
 
 
 def load_all(dataset) -> None:
     for start in range(0, len(dataset), 16):
-        loaders.collate([dataset[i] for i in range(start, min(start + 16, len(dataset)))])
+        collate([dataset[i] for i in range(start, min(start + 16, len(dataset)))])
 
 
 @torch.no_grad()
-def validation(detector: detection.Detector, films: loaders.FilmDataset) -> tuple[float, float, float]:
+def validation(detector: detection.Detector, films: FilmDataset) -> tuple[float, float, float]:
     """(mAP@0.4, loss over the regions that we would sample, over those of torchvision) on films with merged boxes."""
     index = pd.read_csv(FILMS / "index.csv", dtype={"image_id": str})
-    boxes = loaders.boxes_per_class(vindr.read_merged(FILMS / "annotations.csv"))
-    found = detection.predict_boxes(detector, films, loaders.dicom_sizes(index), progress=False)
+    boxes = boxes_per_class(read_merged(FILMS / "annotations.csv"))
+    found = inference.predict_boxes(detector, films, film_sizes(index), progress=False)
     known = boxes[boxes.image_id.isin(films.image_ids)]
     score = metrics.mean_average_precision(references=known, predictions=found)[0]
     detector.train().network.backbone.eval()  # losses, but no new batch statistics
@@ -135,7 +139,7 @@ def validation(detector: detection.Detector, films: loaders.FilmDataset) -> tupl
         torch.manual_seed(0)
         total = 0.0
         for start in range(0, len(films), 16):
-            batch = loaders.collate([films[i] for i in range(start, min(start + 16, len(films)))])
+            batch = collate([films[i] for i in range(start, min(start + 16, len(films)))])
             batch.pop("image_id")
             total += len(batch["image"]) * detector(**batch)["loss"].item()
         losses.append(total / len(films))
@@ -148,13 +152,13 @@ def compare_samplings(bench: Bench) -> None:
     The same films, steps, first weights and seeds. The trunk is taught by heat maps first, as the demo's is, since from
     random weights neither finds anything in so few steps; then it stays as it is, or 512 RoIs would take an hour.
     """
-    augment = loaders.augmentation(0.5, 5.0, 0.0, shift=0.04, zoom=0.06, exposure=0.06)
+    augment = transforms.augmentation(0.5, 5.0, 0.0, shift=0.04, zoom=0.06, exposure=0.06)
     train_set, val_set = demo_films("train", 224, augment), demo_films("val", 224)
     found: dict[bool, list] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as folder:
         common = dict(
             device="cpu", output_dir=Path(folder) / "training", optimizer="adamw", weight_decay=0.01, warmup_steps=20,
-            collate=loaders.collate, resumable=False,
+            collate=collate, resumable=False,
         )  # fmt: skip
         torch.manual_seed(0)
         warmup = classification.HeatmapClassifier()
@@ -210,7 +214,7 @@ def main() -> None:
 
     moves = dict(rotate_probability=0.5, rotate_degrees=10.0, flip_probability=0.0, shift=0.04, zoom=0.06)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = dataset_of(Path(folder), DEMO["image_size"], loaders.augmentation(**moves))
+        dataset = dataset_of(Path(folder), DEMO["image_size"], transforms.augmentation(**moves))
         started = time.process_time()
         dataset.read_films()
         bench.state("reading films from files", "films/s", len(dataset) / (time.process_time() - started))
@@ -219,11 +223,11 @@ def main() -> None:
         load, plainly = cost(lambda: load_all(dataset), lambda: load_all(plain))
         bench.compare_cost(f"batches of {len(dataset)} films in memory", load, plainly, "torchvision's transforms")
         bench.state("loader, films in memory", "films/s", 1000 * len(dataset) / load.cpu)
-        dataset.augment = loaders.augmentation(**moves, exposure=0.06)
+        dataset.augment = transforms.augmentation(**moves, exposure=0.06)
         for name, model in (("detector", detectors[0]), ("classifier", classifiers[0])):
             history = training.fit(
                 model, dataset, output_dir=Path(folder) / name, seed=0, device="cpu", epochs=3, batch_size=16,
-                collate=loaders.collate, resumable=False, description=f"demo {name}",
+                collate=collate, resumable=False, description=f"demo {name}",
             )  # fmt: skip
             bench.state(f"demo {name}, share of a step that waits for films", "%", 100 * history.attrs["waiting"])
     if there_is_a_run():

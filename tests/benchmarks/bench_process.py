@@ -13,7 +13,7 @@ import sys
 
 from common import Bench, Cost, cost
 
-from cliniqure_utils.runs import THREADS
+from cliniqure_utils.process import THREADS
 
 SETTINGS = {
     "ours": THREADS,
@@ -29,7 +29,7 @@ def step() -> None:
     import bench_models
     import torch
 
-    from cliniqure_utils import detection
+    from cliniqure_utils.vision import detection
 
     torch.manual_seed(0)
     detector = detection.build_detector(rois_per_image=32, **bench_models.DEMO)

@@ -1,0 +1,323 @@
+"""Notebooks, their parameters cell, profiles, and the strict check that runs before anything else does.
+
+papermill only warns about an unknown name, and takes any type; YAML reads `1e-4` as text and `0012` as 10. Here a
+name must exist and a value must have the type of the notebook's default, or nothing runs.
+"""
+
+import ast
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cliniqure_utils.project import CannotStart
+
+EXPECTED = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    type(None): "text, a number, true, false or null",
+}
+LONGEST_LIST = 40  # names that a message lists; the notebook with most parameters has fewer
+# Set for the whole run with an option of their own, since every notebook must agree on them.
+OPTION_OF = {"run_dir": "--run-dir", "data_dir": "--data-dir"}
+
+
+class ChainError(ValueError):
+    """The chain cannot start as asked; the message is one line. The command exits with 2."""
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A notebook of the chain: its code, and the defaults of its parameters cell."""
+
+    name: str
+    path: Path
+    defaults: dict = field(default_factory=dict)
+    code: tuple[str, ...] = ()  # the code cells, parameters included, in order
+    parameters_source: str = ""
+    nullable: frozenset[str] = frozenset()  # parameters that may be None although their default is not
+
+    @property
+    def body(self) -> str:
+        """All code but the parameters cell."""
+        return "\n".join(source for source in self.code if source != self.parameters_source)
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A half sentence with the nearest valid name, or with all of them when none is near."""
+    valid = sorted(set(valid))
+    found = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    if found:
+        return f"did you mean {found[0]}?"
+    if len(valid) > LONGEST_LIST:
+        return f"none of the {len(valid)} names is near"
+    return f"valid: {', '.join(valid)}" if valid else "there is none"
+
+
+def cell_source(cell: Mapping) -> str:
+    """The source of a notebook cell, which the file keeps as text or as a list of lines."""
+    source = cell.get("source", "")
+    return source if isinstance(source, str) else "".join(source)
+
+
+def load_notebook(path: str | Path) -> Notebook:
+    """Read a notebook's code and defaults.
+
+    Raises:
+        ChainError: Not a notebook, not exactly one cell tagged `parameters`, or a line in it that is not
+            `name = literal`.
+    """
+    path = Path(path)
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CannotStart(f"{path.name} is not a notebook: {error}") from None
+    code = [cell for cell in cells if cell.get("cell_type") == "code"]
+    tagged = [cell_source(cell) for cell in code if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    if len(tagged) != 1:
+        raise CannotStart(f"{path.name} has {len(tagged)} cells tagged parameters; expected 1")
+    defaults = parse_parameters(tagged[0], path.name)
+    sources = tuple(cell_source(cell) for cell in code)
+    return Notebook(path.stem, path, defaults, sources, tagged[0], nullable_parameters(tagged[0]))
+
+
+def parse_parameters(source: str, where: str) -> dict:
+    """`name = literal` lines -> {name: value}.
+
+    A literal is text, a number, True, False, None or a list of literals: papermill cannot replace anything else
+    without changing what the notebook means.
+    """
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise CannotStart(f"{where}: the parameters cell is not Python, line {error.lineno}: {error.msg}") from None
+    values: dict = {}
+    for statement in tree.body:
+        problem = CannotStart(
+            f"{where}: line {statement.lineno} of the parameters cell is not `name = literal`: "
+            f"{ast.unparse(statement)[:80]}"
+        )
+        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+            raise problem
+        target = statement.targets[0]
+        if not isinstance(target, ast.Name) or target.id in values:
+            raise problem
+        try:
+            value = ast.literal_eval(statement.value)
+        except ValueError:
+            raise problem from None
+        if not _is_plain(value):
+            raise problem
+        values[target.id] = value
+    return values
+
+
+def nullable_parameters(source: str) -> frozenset[str]:
+    """Names whose comment says what None means, as in `n_films = 24  # films; None for all`."""
+    lines = (re.match(r"(\w+) = .*#(?P<comment>.*)$", line) for line in source.splitlines())
+    return frozenset(line[1] for line in lines if line and re.search(r"\bNone\b", line["comment"]))
+
+
+def find_notebooks(folder: str | Path) -> list[Notebook]:
+    """The numbered notebooks of a folder, in order."""
+    folder = Path(folder)
+    paths = sorted(path for path in folder.glob("*.ipynb") if re.match(r"\d\d_", path.name))
+    if not paths:
+        raise CannotStart(f"no notebook named NN_name.ipynb in {folder}")
+    return [load_notebook(path) for path in paths]
+
+
+def find_name(text: str, names: Iterable[str], what: str = "notebook") -> str:
+    """`02`, `2` or `02_detect` -> `02_detect`."""
+    names = list(names)
+    if text in names:
+        return text
+    numbered = [name for name in names if text.isdigit() and int(name.split("_")[0]) == int(text)]
+    if len(numbered) == 1:
+        return numbered[0]
+    raise CannotStart(f"unknown {what} {text}: {nearest(text, names)}")
+
+
+def read_profile(folder: str | Path, profile: str) -> dict[str, dict]:
+    """`profiles/NAME.yaml` -> {"all" or notebook name: {parameter: value}}; `demo` may be missing (the defaults)."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML keeps the last of two equal keys in silence; a profile may not."""
+
+    def mapping(loader, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+            seen.add(key.value)
+        return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    path = Path(folder) / f"{profile}.yaml"
+    known = {"demo", *(found.stem for found in Path(folder).glob("*.yaml"))}
+    if profile not in known:
+        raise CannotStart(f"unknown profile {profile}: {nearest(profile, known)}")
+    if not path.exists():
+        return {}
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise CannotStart(f"{path.name}{line}: {getattr(error, 'problem', None) or error}") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise CannotStart(f"{path.name}: expected `notebook: {{parameter: value}}`, found {content!r}")
+    for key, values in content.items():
+        if values is not None and not isinstance(values, dict):
+            raise CannotStart(f"{path.name}: {key}: expected `parameter: value` lines, found {values!r}")
+    return {str(key): dict(values or {}) for key, values in content.items()}
+
+
+def resolve(notebooks: list[Notebook], profile: Mapping[str, Mapping], overrides: Mapping) -> dict[str, dict]:
+    """Defaults, then the profile's `all`, then its notebook's block, then the overrides: {notebook: {name: value}}.
+
+    Args:
+        notebooks: All notebooks of the chain.
+        profile: From `read_profile`.
+        overrides: {"02_detect.n_epochs": value}; text is read by the type of the default, as on a command line.
+
+    Raises:
+        ChainError: Unknown notebook, unknown parameter, wrong type.
+    """
+    by_name = {notebook.name: notebook for notebook in notebooks}
+    values = {name: dict(notebook.defaults) for name, notebook in by_name.items()}
+
+    given: dict[tuple[str, str], str] = {}  # (notebook, parameter) -> the override that named just this one
+
+    def assign(block: str, parameter: str, value, from_text: bool, source: str) -> None:
+        targets = list(by_name) if block == "all" else [find_name(block, by_name)]
+        having = [name for name in targets if parameter in by_name[name].defaults]
+        if not having:
+            raise CannotStart(
+                f"unknown parameter {block}.{parameter}{source}: {_nearest_of(parameter, block, by_name)}"
+            )
+        if parameter == "run_dir" or (parameter == "data_dir" and (block != "all" or from_text)):
+            raise CannotStart(f"{block}.{parameter}{source} is the same for all notebooks: use {OPTION_OF[parameter]}")
+        for name in having:
+            where = f"{name}.{parameter}{source}"
+            notebook = by_name[name]
+            nullable = parameter in notebook.nullable
+            default = notebook.defaults[parameter]
+            values[name][parameter] = coerce(value, default, where, from_text, nullable)
+            check_range(parameter, values[name][parameter], default, where)
+
+    for block in sorted(profile, key=lambda key: key != "all"):  # `all` first, so that a notebook's block wins
+        if block != "all" and block not in by_name:
+            raise CannotStart(f"unknown notebook {block} in the profile: {nearest(block, ['all', *by_name])}")
+        for parameter, value in profile[block].items():
+            assign(block, str(parameter), value, False, " in the profile")
+    for key, value in overrides.items():
+        block, dot, parameter = key.partition(".")
+        if not dot or not parameter:
+            raise CannotStart(f"expected NOTEBOOK.NAME=VALUE, found {key}: for example 02_detect.n_epochs=3")
+        if block != "all":
+            target = (find_name(block, by_name), parameter)
+            if target in given:
+                raise CannotStart(f"{'.'.join(target)} is set twice: as {given[target]} and as {key}")
+            given[target] = key
+        assign(block, parameter, value, isinstance(value, str), "")
+    return values
+
+
+def check_range(name: str, value, default, where: str) -> None:
+    """A number below 0 where the default is not, or a share above 1, would fail minutes later or mean nothing.
+
+    Raises:
+        ChainError: Out of range.
+    """
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            sample = default[0] if isinstance(default, list) and default else None
+            check_range(name, item, sample, f"{where}[{i}]")
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if isinstance(default, (int, float)) and value < 0 <= default:
+        raise CannotStart(f"{where}: expected 0 or more, found {value}")
+    if re.search(r"(_|^)(share|dropout|probability|threshold|iou)$", name) and value > 1:
+        raise CannotStart(f"{where}: expected a number from 0 to 1, found {value}")
+
+
+def coerce(value, default, where: str, from_text: bool = False, nullable: bool = False):
+    """`value` as the type of `default`, or None where `nullable`; else ChainError. `from_text`: from a command line."""
+    nullable = nullable or default is None
+    if from_text:
+        value = None if nullable and value in ("None", "null") else _from_text(value, default)
+    if nullable and value is None:
+        return None
+    kind = type(default)
+    if default is None:
+        if isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+            return value
+    elif kind is float:
+        if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+            try:
+                value = float(value)
+            except ValueError:
+                raise _wrong(value, default, where) from None
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    elif kind is list and isinstance(value, list):
+        if not default:
+            if _is_plain(value):
+                return value
+        else:
+            return [coerce(item, default[0], f"{where}[{i}]") for i, item in enumerate(value)]
+    elif type(value) is kind:  # not isinstance: True is an int
+        return value
+    raise _wrong(value, default, where)
+
+
+def _wrong(value, default, where: str) -> CannotStart:
+    hint = ""
+    if isinstance(default, str) and not isinstance(value, (str, list, dict)):
+        hint = " (put it in quotes)"
+    example = "" if default is None else f" like {json.dumps(default)}"
+    shown = json.dumps(value, default=str)
+    return CannotStart(f"{where}: expected {EXPECTED[type(default)]}{example}, found {shown}{hint}")
+
+
+def _from_text(text: str, default):
+    """A command line's text as the value it spells, judged by the default's type; text that fits nothing stays text."""
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        value = ast.literal_eval(text)  # leaves 0012 alone, which is not a Python number
+    except (ValueError, SyntaxError):
+        try:
+            value = json.loads(text) if isinstance(default, list) else text
+        except ValueError:
+            value = text
+    return value if _is_plain(value) else text
+
+
+def _nearest_of(parameter: str, block: str, by_name: Mapping[str, Notebook]) -> str:
+    if block != "all":
+        own = by_name[find_name(block, by_name)].defaults
+        if not difflib.get_close_matches(parameter, own, n=1, cutoff=0.5):
+            elsewhere = [name for name, notebook in by_name.items() if parameter in notebook.defaults]
+            if elsewhere:
+                return f"it is a parameter of {', '.join(elsewhere)}"
+        return nearest(parameter, own)
+    return nearest(parameter, {name for notebook in by_name.values() for name in notebook.defaults})
+
+
+def _is_plain(value) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (str, bool, int, float))

@@ -1,0 +1,28 @@
+"""`cliniqure grade`: is this folder an honest, whole run of the course, and what does it show?
+
+What is looked at: every notebook ran from its first cell to its last without an error; its executed copy, its outputs
+and its parameters are the ones that run.json records; notebook 07's numbers are worked out again from the prediction
+and report files; the headline numbers lie inside the reference ranges; and how the exercises were answered.
+
+What a grader cannot see: whether prediction files were made by the notebook that they are said to come from, when they
+were replaced together with their hashes. Only running the chain again tells.
+"""
+
+from cliniqure_utils.course.grade.grading import Grade, grade_run, write_reference
+from cliniqure_utils.course.grade.output import as_json, as_junit, as_table
+from cliniqure_utils.course.grade.reference import make_reference, read_reference
+from cliniqure_utils.course.grade.run import Check, Run, open_run
+
+__all__ = [
+    "Check",
+    "Grade",
+    "Run",
+    "as_json",
+    "as_junit",
+    "as_table",
+    "grade_run",
+    "make_reference",
+    "open_run",
+    "read_reference",
+    "write_reference",
+]

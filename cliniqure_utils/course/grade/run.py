@@ -1,0 +1,92 @@
+"""A run folder as the grader sees it, beside the course's own notebooks."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cliniqure_utils.course.chain import Notebook, find_notebooks
+from cliniqure_utils.course.compare import read_record
+from cliniqure_utils.project import REPOSITORY
+
+PASS, FAIL, NOTE = "pass", "fail", "note"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the result. `step` is a notebook, or "run". `status`: pass, fail, or note (counts for nothing)."""
+
+    step: str
+    name: str
+    status: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """Attributes:
+    folder: The run folder.
+    record: run.json.
+    notebooks: The course's notebooks, in order. notebooks_dir: where they lie. package_dir: the helper package.
+    """
+
+    folder: Path
+    record: dict
+    notebooks: list[Notebook]
+    notebooks_dir: Path
+    package_dir: Path
+
+    def entry(self, name: str) -> dict:
+        """What run.json says about a notebook; empty where it says nothing."""
+        return self.record["notebooks"].get(name, {})
+
+    @property
+    def reference_path(self) -> Path:
+        """Where the course keeps the reference ranges of the run's profile."""
+        return self.notebooks_dir.parent / "data" / "reference" / f"{self.record.get('profile')}.json"
+
+    def copy_path(self, name: str) -> Path:
+        return self.folder / "notebooks" / f"{name}.ipynb"
+
+    @cached_property
+    def copies(self) -> dict[str, list[dict] | None]:
+        """Executed copies: name -> code cells, None where the copy is missing or no notebook."""
+        found = {}
+        for notebook in self.notebooks:
+            try:
+                cells = json.loads(self.copy_path(notebook.name).read_text(encoding="utf-8"))["cells"]
+                found[notebook.name] = [cell for cell in cells if cell["cell_type"] == "code"]
+            except (OSError, ValueError, KeyError, TypeError):
+                found[notebook.name] = None
+        return found
+
+    @cached_property
+    def metrics(self) -> dict[str, dict]:
+        """metrics.json of every step that has a readable one."""
+        found = {}
+        for notebook in self.notebooks:
+            try:
+                values = json.loads((self.folder / notebook.name / "metrics.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if isinstance(values, dict):
+                found[notebook.name] = values
+        return found
+
+
+def open_run(
+    run_dir: str | Path, notebooks_dir: str | Path | None = None, package_dir: str | Path | None = None
+) -> Run:
+    """Raises ChainError where the folder has no readable run.json."""
+    notebooks_dir = Path(notebooks_dir or REPOSITORY / "notebooks").resolve()
+    package_dir = Path(package_dir or REPOSITORY / "cliniqure_utils").resolve()
+    return Run(Path(run_dir), read_record(run_dir), find_notebooks(notebooks_dir), notebooks_dir, package_dir)
+
+
+def is_injected(cell: dict) -> bool:
+    """The cell that papermill puts behind the parameters cell."""
+    return "injected-parameters" in cell.get("metadata", {}).get("tags", [])
+
+
+def joined(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else "".join(value)

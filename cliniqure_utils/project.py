@@ -1,0 +1,32 @@
+"""What every part of the project knows: where its repository lies, and the errors that a user sees."""
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class CannotStart(ValueError):
+    """A command cannot do what was asked; the message is one line. The command exits with 2."""
+
+
+class MissingInput(FileNotFoundError):
+    """A file that an earlier notebook makes is not there."""
+
+
+class MissingWeights(RuntimeError):
+    """Weights are not on this machine and cannot be fetched; the message says what to do."""
+
+
+def require(run_dir: str | Path, relative: str) -> Path:
+    """Path of a file or folder that a notebook has made below a run folder, such as `01_preprocess/splits.csv`.
+
+    Raises:
+        MissingInput: It is not there; the message names it and the notebook that makes it.
+    """
+    path = Path(run_dir) / relative
+    if not path.exists():
+        notebook = relative.split("/")[0]
+        raise MissingInput(
+            f"{relative} is missing in the run folder {Path(run_dir).name}: run notebooks/{notebook}.ipynb first"
+        )
+    return path

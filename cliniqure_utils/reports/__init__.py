@@ -1,0 +1,54 @@
+"""Section 6.1: the structured prompt, and the report made of facts, prose and cited table text.
+
+Facts come from the classifier and the detector and are written by a template; prose comes from the language model and
+every sentence of it is checked against the facts; recommendations come from `data/knowledge.csv`, marked as such.
+For teaching, not for clinical use.
+"""
+
+from cliniqure_utils.reports.assembly import (
+    KNOWLEDGE,
+    assemble_report,
+    facts_of,
+    load_knowledge,
+    recommendations,
+    template_report,
+)
+from cliniqure_utils.reports.checking import (
+    CONTRADICTION,
+    HALLUCINATION,
+    OMISSION,
+    PROBLEMS,
+    STATUSES,
+    UNTOLD_SIDE,
+    WRONG_SIDE,
+    check_sentences,
+    count_problems,
+    omitted_findings,
+)
+from cliniqure_utils.reports.evidence import Evidence, clean_field, gather_evidence, place_in_words
+from cliniqure_utils.reports.prompt import INSTRUCTION, build_prompt
+
+__all__ = [
+    "CONTRADICTION",
+    "Evidence",
+    "HALLUCINATION",
+    "INSTRUCTION",
+    "KNOWLEDGE",
+    "OMISSION",
+    "PROBLEMS",
+    "STATUSES",
+    "UNTOLD_SIDE",
+    "WRONG_SIDE",
+    "assemble_report",
+    "build_prompt",
+    "check_sentences",
+    "clean_field",
+    "count_problems",
+    "facts_of",
+    "gather_evidence",
+    "load_knowledge",
+    "omitted_findings",
+    "place_in_words",
+    "recommendations",
+    "template_report",
+]
