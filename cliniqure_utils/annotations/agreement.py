@@ -1,6 +1,6 @@
 """How far readers agree with each other, and which rule of fusing two readers predicts the third best.
 
-The questions behind notebook 01's merging lab. Boxes are rows of `vindr.read_annotations`: the real readers of
+The questions behind notebook 01's merging lab. Boxes are rows of `annotations.read_annotations`: the real readers of
 VinDr-CXR, or the simulated ones of the demo cohort (reader_annotations.csv), through the same functions.
 
 Boxes are matched within one film and class, one to one, in order of falling IoU: of all pairs left, the pair that
@@ -20,7 +20,7 @@ from cliniqure_utils.annotations.merging import fuse_reader_boxes, usable_findin
 from cliniqure_utils.vocabulary import BOX, FINDINGS
 
 READERS = ("R8", "R9", "R10")  # the trio that read most of VinDr-CXR's films, 5,501 of 15,000
-# What `leave_one_out` compares: name in the table -> options of `boxes.fuse_reader_boxes`.
+# What `leave_one_out` compares: name in the table -> options of `annotations.fuse_reader_boxes`.
 LAB_RULES = MappingProxyType(
     {
         "keep all": {"rule": "keep_all"},
@@ -96,8 +96,8 @@ def leave_one_out(
     Hits, fused boxes and the left-out readers' boxes are added over the turns before dividing.
 
     Args:
-        annotations: As `vindr.read_annotations` returns them; rows of other readers and films are ignored.
-        rules: Name -> options of `boxes.fuse_reader_boxes`, or a function of one's own that takes the rows of the
+        annotations: As `annotations.read_annotations` returns them; rows of other readers and films are ignored.
+        rules: Name -> options of `annotations.fuse_reader_boxes`, or a function of one's own that takes the rows of the
             remaining readers and returns image_id, class_id, x_min, y_min, x_max, y_max.
         readers: Two or more values of rad_id.
         iou: Least overlap of a hit, (0, 1]; 0.4 as in VinBigData's contest.

@@ -57,7 +57,7 @@ def boxes_per_class(annotations: pd.DataFrame) -> pd.DataFrame:
     """Merged boxes -> one training box per class of each merged box; "No finding" rows give none.
 
     Args:
-        annotations: As `vindr.read_merged` returns them (class_labels: list of int, boxes in DICOM pixels).
+        annotations: As `annotations.read_merged` returns them (class_labels: list of int, boxes in DICOM pixels).
 
     Returns:
         image_id, class_id (0-13), class_name, x_min, y_min, x_max, y_max.

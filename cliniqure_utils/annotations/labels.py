@@ -153,7 +153,7 @@ def reader_labels(
             row for the film; VinDr-CXR has three each.
 
     Returns:
-        Table (n, 15) of 0/1, index image_id, columns `vindr.FINDINGS` + "No finding".
+        Table (n, 15) of 0/1, index image_id, columns `FINDINGS` + "No finding".
 
     Raises:
         ValueError: Unknown rule, a film that nobody has read, or one with more readers than n_readers.

@@ -105,7 +105,7 @@ def merge_reader_boxes(
     tolerance; that box grows to hold both and carries both names. Otherwise it opens a merged box of its own.
 
     Args:
-        annotations: As `vindr.read_annotations` returns them.
+        annotations: As `annotations.read_annotations` returns them.
         image_sizes: image_id -> (width, height), for the whole-film box of "No finding".
         iou_threshold, aspect_tolerance: The paper gives neither; table 2 pins the tolerance to [0.043, 0.165) at 0.5.
         no_finding: "box": one whole-film box with class 14 per film without a finding (table 2); "drop": no row (text).
@@ -119,7 +119,7 @@ def merge_reader_boxes(
 
     Raises:
         ValueError: An unknown option, a threshold out of range, or a finding without a usable box
-            (`vindr.read_annotations` rejects those).
+            (`annotations.read_annotations` rejects those).
     """
     if no_finding not in ("box", "drop"):
         raise ValueError(f"no_finding must be 'box' or 'drop', found {no_finding!r}")
@@ -166,7 +166,7 @@ def fuse_reader_boxes(
     as one reader.
 
     Args:
-        annotations: As `vindr.read_annotations` returns them.
+        annotations: As `annotations.read_annotations` returns them.
         rule: "paper": `merge_reader_boxes`, one row per class of a merged box.
             "union": each box joins the first group whose common hull it overlaps; the hull is the result.
             "vote": as "union", kept only when at least `min_readers` readers are behind it.

@@ -42,7 +42,7 @@ def preprocess(image: np.ndarray) -> torch.Tensor:
 
 
 class TinyPatches(nn.Module):
-    """The laptop's trunk: `trunks.TopDown`, its fine map brought to the 7 x 7 grid beside the trunk's own last map.
+    """The laptop's trunk: `TopDown`, its fine map brought to the 7 x 7 grid beside the trunk's own last map.
 
     Of each patch of the fine map both mean and maximum are kept: a small shadow shows in the maximum and drowns in the
     mean. Source: ours.
@@ -65,8 +65,8 @@ def build_extractor(name: str, weights: str | Path | None = None) -> nn.Module:
     """Trunk by name, normalised (n, 3, 224, 224) -> (n, channels, 7, 7).
 
     Args:
-        name: "tiny", or a ResNet of `trunks.TRUNKS`: torchvision's, without its last two layers.
-        weights: None for random ones; for a ResNet as in `trunks.build_trunk` ("imagenet" or a file); for "tiny" the
+        name: "tiny", or a ResNet of `vision.trunks.TRUNKS`: torchvision's, without its last two layers.
+        weights: None for random ones; for a ResNet as in `build_trunk` ("imagenet" or a file); for "tiny" the
             trunk.safetensors that notebook 02 writes.
 
     Raises:

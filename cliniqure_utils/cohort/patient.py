@@ -71,7 +71,7 @@ def simulate(
 
     Args:
         anatomy: The body.
-        findings: Names from `cohort.SIMULATED_FINDINGS` to put in. Heart and aorta are labelled by measurement, the
+        findings: Names from `vocabulary.FINDINGS` to put in. Heart and aorta are labelled by measurement, the
             others where their shadow can be seen on the film.
         seed: Integers. Geometry, exposure and each finding draw from generators of their own, so that the same seed
             with and without a finding differs in nothing but that finding.

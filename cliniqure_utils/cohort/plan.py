@@ -63,7 +63,7 @@ def measure_company() -> Company:
 
 
 def company_of(annotations: pd.DataFrame) -> Company:
-    """As `measure_company`, of any annotations in the form of `vindr.read_annotations`."""
+    """As `measure_company`, of any annotations in the form of `annotations.read_annotations`."""
     found = annotations[annotations.class_id < len(FINDINGS)]
     n_films = annotations.image_id.nunique()
     rate = found.groupby("class_id").image_id.nunique().reindex(range(len(FINDINGS)), fill_value=0) / n_films

@@ -60,7 +60,7 @@ def measure(annotations: pd.DataFrame, readers: tuple[str, str, str] = READERS) 
     """Measure three readers on the films that all of them have read.
 
     Args:
-        annotations: As `vindr.read_annotations` returns them.
+        annotations: As `annotations.read_annotations` returns them.
         readers: Three values of rad_id.
     """
     rows = annotations[annotations.rad_id.isin(readers)]

@@ -58,7 +58,7 @@ def read_record(run_dir: str | Path) -> dict:
     """run.json of a run.
 
     Raises:
-        ChainError: It is not there or is not a run's record. It may have been edited, so its shape is checked.
+        CannotStart: It is not there or is not a run's record. It may have been edited, so its shape is checked.
     """
     path = Path(run_dir) / "run.json"
     if not path.is_file():
@@ -99,7 +99,7 @@ def read_metrics(run_dir: str | Path, step: str, record: Mapping) -> dict | None
     """A finished step's metrics.json; None where the step was not finished or writes none.
 
     Raises:
-        ChainError: The file is not the one that the run wrote.
+        CannotStart: The file is not the one that the run wrote.
     """
     entry = record["notebooks"].get(step, {})
     path = Path(run_dir) / step / "metrics.json"
@@ -121,7 +121,7 @@ def compare_runs(first: str | Path, second: str | Path, tolerance: float | None 
             device and versions agree, `ACROSS_MACHINES` where they do not.
 
     Raises:
-        ChainError: A folder is no run, a metrics file was changed after its run, or no step is finished in both.
+        CannotStart: A folder is no run, a metrics file was changed after its run, or no step is finished in both.
     """
     records = read_record(first), read_record(second)
     machine = _machine(*records)

@@ -33,7 +33,7 @@ def make_handout(student_dir: str | Path, notebooks_dir: str | Path | None = Non
         One line per notebook.
 
     Raises:
-        ChainError: The folder holds files, or a solution could not be taken out.
+        CannotStart: The folder holds files, or a solution could not be taken out.
     """
     student_dir, source = Path(student_dir), Path(notebooks_dir or REPOSITORY / "notebooks")
     if student_dir.exists() and (not student_dir.is_dir() or any(student_dir.iterdir())):
@@ -57,7 +57,7 @@ def student_version(notebook: dict, name: str) -> tuple[dict, int]:
     """A copy without outputs, counts, folded solutions and answers; and how many solutions there were.
 
     Raises:
-        ChainError: A solution is folded in a way that is not understood; better none than a leak.
+        CannotStart: A solution is folded in a way that is not understood; better none than a leak.
     """
     result = copy.deepcopy(notebook)
     kept, taken = [], 0

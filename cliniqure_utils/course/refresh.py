@@ -40,7 +40,7 @@ def refresh(run_dir: str | Path, notebooks_dir: str | Path = REPOSITORY / "noteb
         One line per notebook.
 
     Raises:
-        ChainError: A copy is missing, is of another version of the notebook, was run with other parameters, holds an
+        CannotStart: A copy is missing, is of another version of the notebook, was run with other parameters, holds an
             error, or its outputs name a folder of this machine; or the folder is not one whole run: a notebook, the
             package or an input has changed since, or a copy or an output was replaced by hand.
     """

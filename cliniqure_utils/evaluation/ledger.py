@@ -8,7 +8,7 @@
   - `02_detect:metrics:KEY`: metrics.json of that step of the run,
   - `profile:paper:02_detect.NAME`: that parameter in the paper profile (notebook default, then profiles/paper.yaml),
   - `table1:ROW`, `table2:ROW:COLUMN`: the row made again from the packaged VinDr-CXR annotations,
-  - `fact:NAME`: computed in the run by a function of `claims.facts`,
+  - `fact:NAME`: computed in the run by a function of `evaluation.facts`,
   - `cited:SOURCE`: not computed; the value is the source's name,
   - `none`: nothing here can speak for or against it;
 - rule: how the status follows from the value:

@@ -25,7 +25,7 @@ SECTIONS = (
     "Test cases",
     "About this run",
 )
-# Status of a sentence (`prompts.check_sentences`) -> the sign before it; a neutral one has none.
+# Status of a sentence (`reports.check_sentences`) -> the sign before it; a neutral one has none.
 MARKS = {"supported": "\u2713", "contradicted": "\u2717", "unsupported": "?"}
 
 
@@ -71,7 +71,7 @@ def render_report(
         ledger: From `claims.fill_ledger`.
         cases: The gallery.
         facts: What was run and on what: name -> value.
-        stress: From `metrics.stress.verdicts`: metric, verdict, notices, misses; None: the panel was not run.
+        stress: From `evaluation.stress.verdicts`: metric, verdict, notices, misses; None: the panel was not run.
         stress_figure: Its heat map, matplotlib Figure or PNG bytes.
 
     Returns:

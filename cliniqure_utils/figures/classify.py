@@ -88,7 +88,7 @@ def plot_gradcam(
         maps: (height, width) in [0, 1], of the same size.
         boxes: Per film (k, 4) in its pixels, the reference of the class that is explained.
         titles: One per film.
-        hits: What `gradcam.pointing_game` says of each: 1, 0 or NaN.
+        hits: What `vision.gradcam.pointing_game` says of each: 1, 0 or NaN.
 
     Returns:
         Figure: above the film with its box, below the map with contours at .5 and .8, the box, and its strongest place

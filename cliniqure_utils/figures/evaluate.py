@@ -83,9 +83,9 @@ def plot_stress(order: pd.DataFrame, verdicts: pd.DataFrame, names: Mapping[str,
     reads without colour.
 
     Args:
-        order: From `metrics.stress.order_table`: metric, kind, share in [0, 1], told.
-        verdicts: From `metrics.stress.verdicts`: metric, verdict.
-        names: metric -> how to write it; None: `metrics.stress.METRICS`.
+        order: From `evaluation.stress.order_table`: metric, kind, share in [0, 1], told.
+        verdicts: From `evaluation.stress.verdicts`: metric, verdict.
+        names: metric -> how to write it; None: `evaluation.stress.METRICS`.
 
     Returns:
         Figure.

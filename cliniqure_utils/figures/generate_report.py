@@ -16,7 +16,7 @@ def plot_side_by_side(film: np.ndarray, boxes: np.ndarray, names: Sequence[str],
 
     Args:
         film: uint8 (height, width). boxes: (n, 4) in pixels of the film.
-        reports: system -> checked sentences (`prompts.check_sentences`).
+        reports: system -> checked sentences (`reports.check_sentences`).
 
     Returns:
         Figure.

@@ -102,8 +102,8 @@ def plot_lab(table: pd.DataFrame, ceiling: pd.DataFrame):
     from the lowest pair to the highest.
 
     Args:
-        table: As `readers.leave_one_out` returns it.
-        ceiling: As `readers.reader_ceiling` returns it for the same films.
+        table: As `annotations.leave_one_out` returns it.
+        ceiling: As `annotations.reader_ceiling` returns it for the same films.
 
     Returns:
         Figure.

@@ -17,7 +17,7 @@ class Mention:
     """One finding named in one sentence.
 
     Attributes:
-        finding: One of `vindr.FINDINGS`.
+        finding: One of `FINDINGS`.
         status: "present", "absent" or "uncertain".
         side: Image-independent patient side "left", "right", "both", or None where none is said (always None for heart
             and aorta).
@@ -74,7 +74,7 @@ def label_matrix(texts: Iterable[str]) -> np.ndarray:
         texts: n reports.
 
     Returns:
-        bool array (n, 14), columns in the order of `vindr.FINDINGS`: True where a report states the finding or leaves
+        bool array (n, 14), columns in the order of `FINDINGS`: True where a report states the finding or leaves
         it open ("may represent"); a statement outweighs a denial elsewhere in the same report.
     """
     texts = list(texts)

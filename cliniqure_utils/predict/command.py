@@ -56,7 +56,7 @@ def predict(
         (number of films with a report, number rejected).
 
     Raises:
-        ChainError: It cannot start: no such input, no such run, no weights, or a folder that may not be written to.
+        CannotStart: It cannot start: no such input, no such run, no weights, or a folder that may not be written to.
     """
     keep_freed_memory()
     began = time.monotonic()
@@ -125,7 +125,7 @@ def _workers(dask: str | None, n_jobs: int | None) -> Iterator[int]:
     """Films at a time: worker processes of this machine, or within it joblib's Dask backend.
 
     Raises:
-        ChainError: No scheduler answers there, or it has no worker.
+        CannotStart: No scheduler answers there, or it has no worker.
     """
     if dask is None:
         yield n_jobs or 1
@@ -150,7 +150,7 @@ def _count(n: int, what: str) -> str:
 
 
 def _check_device(device: str) -> None:
-    """Raises ChainError where torch knows no such device, or this machine has none."""
+    """Raises CannotStart where torch knows no such device, or this machine has none."""
     import torch
 
     kind = device.partition(":")[0]

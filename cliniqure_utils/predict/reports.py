@@ -57,7 +57,7 @@ def read_settings(run_dir: str | Path, notebooks_dir: str | Path | None = None) 
 
     Raises:
         MissingInput: A file of the run is not there; the message names the notebook that makes it.
-        ChainError: run.json cannot be read.
+        CannotStart: run.json cannot be read.
     """
     run_dir, notebooks_dir = Path(run_dir), Path(notebooks_dir or REPOSITORY / "notebooks")
     record = {}
@@ -99,7 +99,7 @@ def read_symptoms(path: str | Path) -> dict[str, str]:
     """A CSV with the columns image_id and symptoms -> {image id: text}. An image id is a file name without extension.
 
     Raises:
-        ChainError: No such file, other columns, or an image id with two texts.
+        CannotStart: No such file, other columns, or an image id with two texts.
     """
     path = Path(path)
     try:

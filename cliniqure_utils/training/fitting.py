@@ -94,7 +94,7 @@ def fit(
         metric: Name among them; the epoch with its largest value is the one kept. None keeps the last epoch.
         patience: Stop when `metric` has not grown for so many epochs. None trains to the end.
         sample_weights: One weight per item: draws items in proportion to it, with replacement, as many as there are
-            (`loaders.balance_weights`). None takes every item once per epoch.
+            (`vision.films.balance_weights`). None takes every item once per epoch.
         ema_decay: Keep an exponential moving average of the weights with this decay (such as 0.999); it is what
             `evaluate` sees and what is kept. None: the weights themselves.
         mixed_precision: Use it where the device has it (CUDA); a CPU computes in float32.

@@ -1,6 +1,6 @@
 """Section 4.2.1: Faster R-CNN as tables 3 and 4 describe it, and a small one for a laptop.
 
-Label map: 1-14 are `vindr.FINDINGS` in order, 0 is background; "No finding" is not a class of the detector: such films
+Label map: 1-14 are `FINDINGS` in order, 0 is background; "No finding" is not a class of the detector: such films
 are trained with zero boxes. Boxes are in input pixels inside the network and in DICOM pixels in every table.
 """
 
@@ -42,7 +42,7 @@ def build_detector(
     """Assemble the detector. The defaults are the paper's (tables 3 and 4).
 
     Args:
-        backbone: A name of `trunks.TRUNKS`.
+        backbone: A name of `vision.trunks.TRUNKS`.
         image_size: Side of the square input; torchvision's own resize is pinned to it (its default would enlarge 224 to
             800 without a word).
         anchor_scales: Anchor sides in input pixels. With neck "fpn" one entry per pyramid level (5), each a side or a
@@ -116,7 +116,7 @@ def build_detector(
 
 
 class Detector(nn.Module):
-    """torchvision's Faster R-CNN behind the batch format of `loaders.collate`.
+    """torchvision's Faster R-CNN behind the batch format of `vision.films.collate`.
 
     Attributes:
         network: The torchvision FasterRCNN.

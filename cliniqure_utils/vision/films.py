@@ -38,7 +38,7 @@ class FilmDataset(torch.utils.data.Dataset):
 
     An item is a dict: image_id; image, float32 (1, size, size) in [0, 1]; boxes, float32 (n, 4) in input pixels;
     box_labels, int64 (n,), 1-14 (0 is the detector's background); targets, float32 (15,), order of
-    `vindr.FINDINGS` + "No finding".
+    `FINDINGS` + "No finding".
 
     Args:
         image_dir: Folder of `<image_id>.png`.
@@ -48,7 +48,7 @@ class FilmDataset(torch.utils.data.Dataset):
         boxes: `boxes_per_class` of the reader annotations. None: no boxes, no targets.
         augment: A torchvision v2 transform for (image, boxes), or None.
         keep_in_memory: Read every film once (uint8, size x size bytes each). None: when all fit into KEEP_BYTES.
-        labels: Table (films, 15) of 0/1, index image_id, columns `vindr.FINDINGS` + "No finding", such as
+        labels: Table (films, 15) of 0/1, index image_id, columns `FINDINGS` + "No finding", such as
             `reader_labels` makes: `targets` in place of those that follow from the boxes.
         seed: Draw each film's transform from (seed, epoch, place) instead of torch's global random numbers. Then it
             does not depend on the number of loader processes, nor on where a killed training resumes.

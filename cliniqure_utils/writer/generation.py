@@ -47,7 +47,7 @@ def generate(
 
     Raises:
         ValueError: The temperature is negative, or a prompt with its answer is longer than the model's positions;
-            `prompts.build_prompt` and `fit_prompt` shorten.
+            `reports.build_prompt` and `fit_prompt` shorten.
     """
     if temperature < 0:
         raise ValueError(f"expected a temperature of 0 or more, found {temperature}")

@@ -111,7 +111,7 @@ def dataset_of(folder: Path, size: int, augment):
 
 
 def as_torchvision_moves() -> v2.Transform:
-    """The moves of the demo's `loaders.augmentation` out of torchvision's own transforms."""
+    """The moves of the demo's `vision.transforms.augmentation` out of torchvision's own transforms."""
     move = v2.RandomAffine(
         10.0, translate=(0.04, 0.04), scale=(0.94, 1.06), interpolation=v2.InterpolationMode.BILINEAR
     )

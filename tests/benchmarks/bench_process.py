@@ -1,5 +1,5 @@
-"""What the settings of a process save: freed memory that is used again (`runs.keep_freed_memory`) and threads that spin
-a little before they sleep (`runs.THREADS`). A training step of the demo's detector with them, without the
+"""What the settings of a process save: freed memory that is used again (`process.keep_freed_memory`) and threads that
+spin a little before they sleep (`process.THREADS`). A training step of the demo's detector with them, without the
 one and without the other, in turns, each in a process of its own.
 
 `make bench ONLY=process`, 2 minutes. The first is for glibc, the second for libgomp; elsewhere they are equal.

@@ -28,10 +28,6 @@ LONGEST_LIST = 40  # names that a message lists; the notebook with most paramete
 OPTION_OF = {"run_dir": "--run-dir", "data_dir": "--data-dir"}
 
 
-class ChainError(ValueError):
-    """The chain cannot start as asked; the message is one line. The command exits with 2."""
-
-
 @dataclass(frozen=True)
 class Notebook:
     """A notebook of the chain: its code, and the defaults of its parameters cell."""
@@ -70,7 +66,7 @@ def load_notebook(path: str | Path) -> Notebook:
     """Read a notebook's code and defaults.
 
     Raises:
-        ChainError: Not a notebook, not exactly one cell tagged `parameters`, or a line in it that is not
+        CannotStart: Not a notebook, not exactly one cell tagged `parameters`, or a line in it that is not
             `name = literal`.
     """
     path = Path(path)
@@ -190,7 +186,7 @@ def resolve(notebooks: list[Notebook], profile: Mapping[str, Mapping], overrides
         overrides: {"02_detect.n_epochs": value}; text is read by the type of the default, as on a command line.
 
     Raises:
-        ChainError: Unknown notebook, unknown parameter, wrong type.
+        CannotStart: Unknown notebook, unknown parameter, wrong type.
     """
     by_name = {notebook.name: notebook for notebook in notebooks}
     values = {name: dict(notebook.defaults) for name, notebook in by_name.items()}
@@ -236,7 +232,7 @@ def check_range(name: str, value, default, where: str) -> None:
     """A number below 0 where the default is not, or a share above 1, would fail minutes later or mean nothing.
 
     Raises:
-        ChainError: Out of range.
+        CannotStart: Out of range.
     """
     if isinstance(value, list):
         for i, item in enumerate(value):
@@ -252,7 +248,7 @@ def check_range(name: str, value, default, where: str) -> None:
 
 
 def coerce(value, default, where: str, from_text: bool = False, nullable: bool = False):
-    """`value` as the type of `default`, or None where `nullable`; else ChainError. `from_text`: from a command line."""
+    """`value` as the type of `default`, or None where `nullable`, else an error. `from_text`: from a command line."""
     nullable = nullable or default is None
     if from_text:
         value = None if nullable and value in ("None", "null") else _from_text(value, default)

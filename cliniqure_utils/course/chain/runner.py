@@ -74,7 +74,7 @@ def run_chain(
         The content of run.json (as it would stand, for a dry run).
 
     Raises:
-        ChainError: An unknown name, a wrong type, or the run folder is in use; nothing has run.
+        CannotStart: An unknown name, a wrong type, or the run folder is in use; nothing has run.
         NotebookFailed: A notebook stopped; run.json says so.
         KeyboardInterrupt: Stopped by Ctrl-C or SIGTERM; the same call goes on from there.
     """
@@ -125,7 +125,7 @@ class _Chain:
         self.stopping = threading.Event()
 
     def prepare(self, profile, run_dir: Path, data_dir, overrides: Mapping, start, until) -> None:
-        """Check everything that can be checked without running; raises ChainError."""
+        """Check everything that can be checked without running; raises CannotStart."""
         first = self.names.index(find_name(start, self.names)) if start else 0
         last = self.names.index(find_name(until, self.names)) if until else len(self.names) - 1
         if first > last:

@@ -47,7 +47,7 @@ def write_reference(runs: Sequence[Run], path: str | Path | None = None) -> Path
     """`make_reference` of runs that are whole and unchanged; default path: data/reference/PROFILE.json.
 
     Raises:
-        ChainError: A run that would not pass, or see `make_reference`.
+        CannotStart: A run that would not pass, or see `make_reference`.
     """
     for run in runs:
         for check in check_record(run):
@@ -75,7 +75,7 @@ def grade_run(
         echo: Told before the step that takes long.
 
     Raises:
-        ChainError: It cannot be graded: a broken reference, no text encoder, a folder without checks.
+        CannotStart: It cannot be graded: a broken reference, no text encoder, a folder without checks.
     """
     ranges = None
     if reference is not None:

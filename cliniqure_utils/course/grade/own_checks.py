@@ -15,7 +15,7 @@ def run_own_checks(run: Run, folder: str | Path) -> Iterator[Check]:
     returns False or text (the reason), or when an assert or anything else in it raises.
 
     Raises:
-        ChainError: No such folder, no checks in it, or a file that cannot be loaded.
+        CannotStart: No such folder, no checks in it, or a file that cannot be loaded.
     """
     folder = Path(folder)
     if not folder.is_dir():

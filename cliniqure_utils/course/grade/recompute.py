@@ -34,7 +34,7 @@ def recompute(run: Run) -> tuple[list[Check], dict | None]:
         (checks, its metrics; None where it could not run on the run's files).
 
     Raises:
-        ChainError: It cannot run here, whatever the files are: the text encoder is not installed.
+        CannotStart: It cannot run here, whatever the files are: the text encoder is not installed.
     """
     notebook = next((n for n in run.notebooks if n.name == STEP), None)
     if notebook is None:

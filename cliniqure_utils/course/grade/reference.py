@@ -26,7 +26,7 @@ LEAST_RUNS = 3
 
 
 def read_reference(path: str | Path) -> dict:
-    """Raises ChainError where the file is missing or not what `make_reference` writes."""
+    """Raises CannotStart where the file is missing or not what `make_reference` writes."""
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def make_reference(runs: Sequence[Run], path: str | Path) -> dict:
     number, Bonferroni for the number of numbers. Assumes that seeds scatter like a normal distribution. Source: ours.
 
     Raises:
-        ChainError: Fewer than three runs, two with one seed, of two profiles, or a number that not all of them have.
+        CannotStart: Fewer than three runs, two with one seed, of two profiles, or a number that not all of them have.
     """
     from scipy.stats import t
 

@@ -77,7 +77,7 @@ class Run:
 def open_run(
     run_dir: str | Path, notebooks_dir: str | Path | None = None, package_dir: str | Path | None = None
 ) -> Run:
-    """Raises ChainError where the folder has no readable run.json."""
+    """Raises CannotStart where the folder has no readable run.json."""
     notebooks_dir = Path(notebooks_dir or REPOSITORY / "notebooks").resolve()
     package_dir = Path(package_dir or REPOSITORY / "cliniqure_utils").resolve()
     return Run(Path(run_dir), read_record(run_dir), find_notebooks(notebooks_dir), notebooks_dir, package_dir)
