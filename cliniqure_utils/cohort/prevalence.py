@@ -43,8 +43,8 @@ def compare_with_vindr(data_dir: str | Path) -> pd.DataFrame:
 
     Prevalences are shares of films on which any reader names the finding; agreement is the mean over pairs of R8, R9
     and R10 (`annotations.reader_ceiling`). Box areas are shares of the film: VinDr-CXR's of a nominal film of
-    2336 x 2836 pixels, since its file holds no sizes; the cohort's films are cropped closer to the lungs, which makes its shares
-    about twice as large for the same thing.
+    2336 x 2836 pixels, since its file holds no sizes; the cohort's films are cropped closer to the lungs, which makes
+    its shares about twice as large for the same thing.
     """
     data_dir = Path(data_dir)
     _, drawn, n_films = _tables(data_dir)

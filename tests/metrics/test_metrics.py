@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 from cliniqure_utils import metrics
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 BOX = ["x_min", "y_min", "x_max", "y_max"]
 
 

@@ -26,7 +26,7 @@ from cliniqure_utils.vision import classification, detection
 from cliniqure_utils.vocabulary import CLASSES
 
 torch.set_num_threads(1)
-REAL = Path(__file__).parents[2] / "shared" / "real"
+REAL = Path(__file__).parents[3] / "shared" / "real"
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from torch import nn
 from cliniqure_utils import cmn
 from cliniqure_utils.vision import trunks
 
-GOLDENS = Path(__file__).parents[2] / "shared" / "goldens" / "r2gencmn"
+GOLDENS = Path(__file__).parents[3] / "shared" / "goldens" / "r2gencmn"
 needs_goldens = pytest.mark.skipif(not GOLDENS.is_dir(), reason="the reference numbers of R2GenCMN are not here")
 
 WORDS = ["<unk>", ".", "a", "aorta", "clear", "effusion", "heart", "is", "large", "no", "the"]

@@ -12,7 +12,7 @@ import pytest
 from cliniqure_utils.annotations import BadAnnotations, label_matrix, make_splits, read_annotations, read_global_labels
 from cliniqure_utils.vocabulary import BOX, FINDINGS, PHYSIONET_TO_KAGGLE
 
-SHARED = Path(__file__).parents[2] / "shared" / "cases"
+SHARED = Path(__file__).parents[3] / "shared" / "cases"
 HEADER = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\n"
 
 

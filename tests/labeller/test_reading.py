@@ -11,22 +11,7 @@ import pytest
 from cliniqure_utils.labeller import denies_the_unnamed, find_mentions, label_matrix, overall_statement, split_sentences
 from cliniqure_utils.vocabulary import FINDINGS
 
-CODES = {
-    "AE": "Aortic enlargement",
-    "AT": "Atelectasis",
-    "CA": "Calcification",
-    "CM": "Cardiomegaly",
-    "CO": "Consolidation",
-    "IL": "ILD",
-    "IN": "Infiltration",
-    "OP": "Lung Opacity",
-    "NM": "Nodule/Mass",
-    "OL": "Other lesion",
-    "EF": "Pleural effusion",
-    "PT": "Pleural thickening",
-    "PX": "Pneumothorax",
-    "PF": "Pulmonary fibrosis",
-}
+CODES = dict(zip("AE AT CA CM CO IL IN OP NM OL EF PT PX PF".split(), FINDINGS, strict=True))
 
 # sentence -> mentions in reading order: code, + present, - absent, ? uncertain, then side l, r, b where said
 SENTENCES = [
@@ -331,7 +316,7 @@ def test_overall_statement():
 
 
 def test_agrees_with_the_truth_of_the_simulated_cohort():
-    data = Path(__file__).parents[1] / "data" / "demo"
+    data = Path(__file__).parents[2] / "data" / "demo"
     if not (data / "truth.csv").exists():
         pytest.skip("data/demo is not there: notebook 01 makes it")
     truth = pd.read_csv(data / "truth.csv", dtype={"image_id": str})

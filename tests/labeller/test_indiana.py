@@ -56,11 +56,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_labeller import CODES
 
 from cliniqure_utils.labeller import find_mentions, split_sentences
+from cliniqure_utils.vocabulary import FINDINGS
 from cliniqure_utils.writer import indiana
 
+CODES = dict(zip("AE AT CA CM CO IL IN OP NM OL EF PT PX PF".split(), FINDINGS, strict=True))
 LABELS = Path(__file__).parent / "indiana_labels.csv"
 STEMS = (
     "effus opac nodul mass calcif atelect collaps cardiomeg enlarg thicken fibro scar infiltr consol pneumothora "

@@ -28,7 +28,7 @@ from cliniqure_utils import dicom
 from cliniqure_utils.dicom.archive import run_guarded
 from cliniqure_utils.dicom.pixels import decode_pixels, stream_facts
 
-SHARED = Path(__file__).parents[2] / "shared" / "cases"
+SHARED = Path(__file__).parents[3] / "shared" / "cases"
 NO_SHARED = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared cases are not beside this checkout")
 RAMP = np.linspace(0, 4095, 64 * 48).reshape(64, 48).astype(np.uint16)  # 12 bits, dark to bright
 

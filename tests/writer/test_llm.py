@@ -268,7 +268,7 @@ def tiny_opt(tokenizer, positions):
     ))  # fmt: skip
 
 
-CASES = Path(__file__).parents[2] / "shared" / "cases"
+CASES = Path(__file__).parents[3] / "shared" / "cases"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="../shared/cases is not there")
 
 

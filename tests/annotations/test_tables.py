@@ -14,7 +14,7 @@ import pytest
 from cliniqure_utils.annotations import BadAnnotations, merge_reader_boxes, read_annotations
 from cliniqure_utils.vocabulary import BOX, FINDINGS
 
-SHARED = Path(__file__).parents[2] / "shared" / "cases"
+SHARED = Path(__file__).parents[3] / "shared" / "cases"
 needs_cases = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared cases are not beside this checkout")
 COLUMNS = ["image_id", "class_name", "class_id", "rad_id", *BOX]
 HEADER = ",".join(COLUMNS) + "\n"
