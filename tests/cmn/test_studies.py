@@ -182,3 +182,14 @@ def test_the_data_set_of_single_films(tmp_path):
         cmn.ReportDataset(tmp_path, ["a"], tokenizer, {"b": "clear"})
     with pytest.raises(ValueError, match="is no file name"):
         cmn.ReportDataset(tmp_path, ["../a"], tokenizer)
+
+
+def test_a_part_of_the_data_set_is_chosen_by_ids_not_by_a_slice(tmp_path):
+    """A slice would be one item whose name is a list, and a film of that name does not exist."""
+    for name in ("a", "b"):
+        Image.fromarray(np.full((30, 50), 60, np.uint8)).save(tmp_path / f"{name}.png")
+    data = cmn.ReportDataset(tmp_path, ["a", "b"], cmn.Tokenizer(WORDS))
+    for part in (slice(None), slice(1)):
+        with pytest.raises(TypeError, match="make one of their ids"):
+            data[part]
+    assert [item["image_id"] for item in data] == ["a", "b"]
