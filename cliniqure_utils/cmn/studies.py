@@ -197,7 +197,7 @@ class ReportDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict:
         if isinstance(index, slice):  # a slice of names and films would pass for one study of many views
-            raise TypeError("a ReportDataset gives one film or study at a time; for a part of them make one of their ids")
+            raise TypeError("a ReportDataset gives one item at a time; for a part of it make one of their ids")
         views = []
         for image_id in self.films[index]:
             with Image.open(self.image_dir / f"{image_id}.png") as image:
