@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from cliniqure_utils.process import worker_count
+
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 
 # An array of 64 MB, 20 times made and freed after the first two: 16,384 pages of 4 KB each time they come anew.
@@ -52,3 +54,8 @@ def test_where_there_is_no_glibc_nothing_is_done(monkeypatch):
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert keep_freed_memory() is False
+
+
+def test_loader_processes_only_beside_a_gpu():
+    assert worker_count(-1, "cpu") == worker_count(4, "cpu") == 0
+    assert worker_count(4, "cuda") == 4 and worker_count(-1, "cuda") >= 1

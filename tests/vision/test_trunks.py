@@ -1,0 +1,70 @@
+"""Trunks: their shapes, their files, and what stays frozen."""
+
+import pytest
+import torch
+
+from cliniqure_utils.vision import classification, trunks
+
+
+def test_trunks_end_at_stride_32_and_say_their_channels():
+    for name, channels in (("tiny", 128), ("resnet18", 512)):
+        trunk = trunks.build_trunk(name).eval()
+        maps = trunk.stages(torch.zeros(1, 3, 64, 96))
+        assert [tuple(m.shape[-2:]) for m in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+        assert maps[-1].shape[1] == trunk.channels == channels
+
+
+def test_trunk_weights_round_trip_and_refuse_what_does_not_fit(tmp_path):
+    body = trunks.TopDown(trunks.build_trunk("tiny"))
+    trunks.save_body(body, tmp_path / "body.safetensors")
+    again = trunks.build_trunk("tiny", tmp_path / "body.safetensors")
+    for name, value in body.trunk.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    with pytest.raises(ValueError, match="body.safetensors does not fit"):
+        trunks.build_trunk("resnet18", tmp_path / "body.safetensors")
+    with pytest.raises(trunks.WeightsUnavailable, match="nowhere.safetensors does not exist"):
+        trunks.build_trunk("tiny", tmp_path / "nowhere.safetensors")
+    with pytest.raises(ValueError, match="unknown trunk 'resnet51'"):
+        trunks.build_trunk("resnet51")
+
+
+def test_frozen_parts_stay_as_they_are_and_the_rest_learns(tmp_path):
+    torch.manual_seed(0)
+    trunks.save_body(trunks.TopDown(trunks.build_trunk("tiny")), tmp_path / "body.safetensors")
+    model = classification.build_classifier(
+        "seresnet_tiny", trunk_weights=tmp_path / "body.safetensors", heatmap_weight=2.0, frozen_parts=2
+    ).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    images, targets = torch.rand(4, 1, 64, 64), torch.ones(4, 15)
+    labels = [torch.tensor([1])] * 4
+    model(images, targets, [torch.tensor([[8.0, 8.0, 40.0, 40.0]])] * 4, labels)["loss"].backward()
+    optimizer.step()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    frozen = {name for name in before if name.startswith(("body.trunk.stem.", "body.trunk.layer1."))}
+    assert frozen and not frozen & moved  # the batch statistics among them
+    assert {name for name, p in model.named_parameters() if p.grad is None} == {
+        name for name, _ in model.named_parameters() if name in frozen
+    }
+    assert {"body.trunk.layer2.0.bn1.running_mean", "body.trunk.layer2.0.bn2.weight", "body.join.0.weight"} <= moved
+    model.body.trunk.freeze(0)
+    assert all(p.requires_grad for p in model.parameters()) and model.body.trunk.stem.training
+
+
+def test_only_the_parts_of_our_own_trunk_can_be_frozen():
+    with pytest.raises(ValueError, match="5 parts .* found 6"):
+        trunks.build_trunk("tiny").freeze(6)
+    with pytest.raises(ValueError, match="frozen_parts is for seresnet_tiny; seresnet18 is trained whole"):
+        classification.build_classifier("seresnet18", frozen_parts=1)
+
+
+def test_a_torchvision_file_loads_into_the_same_network(tmp_path):
+    import torchvision
+
+    reference = torchvision.models.resnet18(weights=None).eval()
+    torch.save(reference.state_dict(), tmp_path / "resnet18.pth")
+    trunk = trunks.build_trunk("resnet18", tmp_path / "resnet18.pth").eval()
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pooled = trunk(image).mean((2, 3))
+    with torch.no_grad():
+        assert torch.allclose(reference.fc(pooled), reference(image), atol=1e-5)
