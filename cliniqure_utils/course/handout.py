@@ -10,8 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
-from cliniqure_utils.course.chain import find_notebooks
-from cliniqure_utils.course.chain.parameters import cell_source
+from cliniqure_utils.notebooks import cell_source, find_notebooks
 from cliniqure_utils.project import REPOSITORY, CannotStart
 from cliniqure_utils.runs import atomic_path, write_text
 

@@ -14,8 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cliniqure_utils.course.chain import find_notebooks, out_of_date
-from cliniqure_utils.course.chain.parameters import cell_source
+from cliniqure_utils.course.chain import out_of_date
+from cliniqure_utils.notebooks import cell_source, find_notebooks
 from cliniqure_utils.project import REPOSITORY, CannotStart
 from cliniqure_utils.runs import write_text
 

@@ -6,8 +6,9 @@ import nbformat
 import pytest
 
 from cliniqure_utils import cli
-from cliniqure_utils.course.chain import find_notebooks, run_chain
+from cliniqure_utils.course.chain import run_chain
 from cliniqure_utils.course.handout import make_handout, student_version
+from cliniqure_utils.notebooks import find_notebooks
 from cliniqure_utils.project import CannotStart
 from cliniqure_utils.runs import STEPS
 

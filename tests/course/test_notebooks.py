@@ -15,8 +15,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from cliniqure_utils.course.chain import find_notebooks, run_chain
+from cliniqure_utils.course.chain import run_chain
 from cliniqure_utils.course.refresh import clean_outputs, fill, output_texts, private_path, refresh, shrink_png
+from cliniqure_utils.notebooks import find_notebooks
 from cliniqure_utils.project import CannotStart
 from cliniqure_utils.runs import STEPS
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cliniqure_utils.course.chain.parameters import Notebook
+from cliniqure_utils.notebooks import Notebook
 from cliniqure_utils.project import CannotStart
 
 ABSENT = "absent"

@@ -1,4 +1,4 @@
-"""Notebooks, their parameters cell, profiles, and the strict check that runs before anything else does.
+"""Profiles and parameters, and the strict check that runs before anything else does.
 
 papermill only warns about an unknown name, and takes any type; YAML reads `1e-4` as text and `0012` as 10. Here a
 name must exist and a value must have the type of the notebook's default, or nothing runs.
@@ -10,9 +10,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from cliniqure_utils.notebooks import Notebook, is_plain
 from cliniqure_utils.project import CannotStart
 
 EXPECTED = {
@@ -28,23 +28,6 @@ LONGEST_LIST = 40  # names that a message lists; the notebook with most paramete
 OPTION_OF = {"run_dir": "--run-dir", "data_dir": "--data-dir"}
 
 
-@dataclass(frozen=True)
-class Notebook:
-    """A notebook of the chain: its code, and the defaults of its parameters cell."""
-
-    name: str
-    path: Path
-    defaults: dict = field(default_factory=dict)
-    code: tuple[str, ...] = ()  # the code cells, parameters included, in order
-    parameters_source: str = ""
-    nullable: frozenset[str] = frozenset()  # parameters that may be None although their default is not
-
-    @property
-    def body(self) -> str:
-        """All code but the parameters cell."""
-        return "\n".join(source for source in self.code if source != self.parameters_source)
-
-
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A half sentence with the nearest valid name, or with all of them when none is near."""
     valid = sorted(set(valid))
@@ -54,79 +37,6 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if len(valid) > LONGEST_LIST:
         return f"none of the {len(valid)} names is near"
     return f"valid: {', '.join(valid)}" if valid else "there is none"
-
-
-def cell_source(cell: Mapping) -> str:
-    """The source of a notebook cell, which the file keeps as text or as a list of lines."""
-    source = cell.get("source", "")
-    return source if isinstance(source, str) else "".join(source)
-
-
-def load_notebook(path: str | Path) -> Notebook:
-    """Read a notebook's code and defaults.
-
-    Raises:
-        CannotStart: Not a notebook, not exactly one cell tagged `parameters`, or a line in it that is not
-            `name = literal`.
-    """
-    path = Path(path)
-    try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CannotStart(f"{path.name} is not a notebook: {error}") from None
-    code = [cell for cell in cells if cell.get("cell_type") == "code"]
-    tagged = [cell_source(cell) for cell in code if "parameters" in cell.get("metadata", {}).get("tags", [])]
-    if len(tagged) != 1:
-        raise CannotStart(f"{path.name} has {len(tagged)} cells tagged parameters; expected 1")
-    defaults = parse_parameters(tagged[0], path.name)
-    sources = tuple(cell_source(cell) for cell in code)
-    return Notebook(path.stem, path, defaults, sources, tagged[0], nullable_parameters(tagged[0]))
-
-
-def parse_parameters(source: str, where: str) -> dict:
-    """`name = literal` lines -> {name: value}.
-
-    A literal is text, a number, True, False, None or a list of literals: papermill cannot replace anything else
-    without changing what the notebook means.
-    """
-    try:
-        tree = ast.parse(source)
-    except SyntaxError as error:
-        raise CannotStart(f"{where}: the parameters cell is not Python, line {error.lineno}: {error.msg}") from None
-    values: dict = {}
-    for statement in tree.body:
-        problem = CannotStart(
-            f"{where}: line {statement.lineno} of the parameters cell is not `name = literal`: "
-            f"{ast.unparse(statement)[:80]}"
-        )
-        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
-            raise problem
-        target = statement.targets[0]
-        if not isinstance(target, ast.Name) or target.id in values:
-            raise problem
-        try:
-            value = ast.literal_eval(statement.value)
-        except ValueError:
-            raise problem from None
-        if not _is_plain(value):
-            raise problem
-        values[target.id] = value
-    return values
-
-
-def nullable_parameters(source: str) -> frozenset[str]:
-    """Names whose comment says what None means, as in `n_films = 24  # films; None for all`."""
-    lines = (re.match(r"(\w+) = .*#(?P<comment>.*)$", line) for line in source.splitlines())
-    return frozenset(line[1] for line in lines if line and re.search(r"\bNone\b", line["comment"]))
-
-
-def find_notebooks(folder: str | Path) -> list[Notebook]:
-    """The numbered notebooks of a folder, in order."""
-    folder = Path(folder)
-    paths = sorted(path for path in folder.glob("*.ipynb") if re.match(r"\d\d_", path.name))
-    if not paths:
-        raise CannotStart(f"no notebook named NN_name.ipynb in {folder}")
-    return [load_notebook(path) for path in paths]
 
 
 def find_name(text: str, names: Iterable[str], what: str = "notebook") -> str:
@@ -268,7 +178,7 @@ def coerce(value, default, where: str, from_text: bool = False, nullable: bool =
             return float(value)
     elif kind is list and isinstance(value, list):
         if not default:
-            if _is_plain(value):
+            if is_plain(value):
                 return value
         else:
             return [coerce(item, default[0], f"{where}[{i}]") for i, item in enumerate(value)]
@@ -299,7 +209,7 @@ def _from_text(text: str, default):
             value = json.loads(text) if isinstance(default, list) else text
         except ValueError:
             value = text
-    return value if _is_plain(value) else text
+    return value if is_plain(value) else text
 
 
 def _nearest_of(parameter: str, block: str, by_name: Mapping[str, Notebook]) -> str:
@@ -311,9 +221,3 @@ def _nearest_of(parameter: str, block: str, by_name: Mapping[str, Notebook]) -> 
                 return f"it is a parameter of {', '.join(elsewhere)}"
         return nearest(parameter, own)
     return nearest(parameter, {name for notebook in by_name.values() for name in notebook.defaults})
-
-
-def _is_plain(value) -> bool:
-    if isinstance(value, list):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, (str, bool, int, float))

@@ -7,9 +7,9 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cliniqure_utils.course.chain.parameters import cell_source
 from cliniqure_utils.course.grade.run import FAIL, NOTE, PASS, Check, Run, is_injected, joined
 from cliniqure_utils.course.grade.structure import answers, is_answered
+from cliniqure_utils.notebooks import cell_source
 
 SOLVED, UNSOLVED, WRONG = "solved", "unsolved", "wrong"
 _OPERATORS = {

@@ -1,0 +1,107 @@
+"""A notebook as a file: its code cells, and the values of its parameters cell."""
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cliniqure_utils.project import CannotStart
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A notebook of the chain: its code, and the defaults of its parameters cell."""
+
+    name: str
+    path: Path
+    defaults: dict = field(default_factory=dict)
+    code: tuple[str, ...] = ()  # the code cells, parameters included, in order
+    parameters_source: str = ""
+    nullable: frozenset[str] = frozenset()  # parameters that may be None although their default is not
+
+    @property
+    def body(self) -> str:
+        """All code but the parameters cell."""
+        return "\n".join(source for source in self.code if source != self.parameters_source)
+
+
+def cell_source(cell: Mapping) -> str:
+    """The source of a notebook cell, which the file keeps as text or as a list of lines."""
+    source = cell.get("source", "")
+    return source if isinstance(source, str) else "".join(source)
+
+
+def load_notebook(path: str | Path) -> Notebook:
+    """Read a notebook's code and defaults.
+
+    Raises:
+        CannotStart: Not a notebook, not exactly one cell tagged `parameters`, or a line in it that is not
+            `name = literal`.
+    """
+    path = Path(path)
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CannotStart(f"{path.name} is not a notebook: {error}") from None
+    code = [cell for cell in cells if cell.get("cell_type") == "code"]
+    tagged = [cell_source(cell) for cell in code if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    if len(tagged) != 1:
+        raise CannotStart(f"{path.name} has {len(tagged)} cells tagged parameters; expected 1")
+    defaults = parse_parameters(tagged[0], path.name)
+    sources = tuple(cell_source(cell) for cell in code)
+    return Notebook(path.stem, path, defaults, sources, tagged[0], nullable_parameters(tagged[0]))
+
+
+def parse_parameters(source: str, where: str) -> dict:
+    """`name = literal` lines -> {name: value}.
+
+    A literal is text, a number, True, False, None or a list of literals: papermill cannot replace anything else
+    without changing what the notebook means.
+    """
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise CannotStart(f"{where}: the parameters cell is not Python, line {error.lineno}: {error.msg}") from None
+    values: dict = {}
+    for statement in tree.body:
+        problem = CannotStart(
+            f"{where}: line {statement.lineno} of the parameters cell is not `name = literal`: "
+            f"{ast.unparse(statement)[:80]}"
+        )
+        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+            raise problem
+        target = statement.targets[0]
+        if not isinstance(target, ast.Name) or target.id in values:
+            raise problem
+        try:
+            value = ast.literal_eval(statement.value)
+        except ValueError:
+            raise problem from None
+        if not is_plain(value):
+            raise problem
+        values[target.id] = value
+    return values
+
+
+def nullable_parameters(source: str) -> frozenset[str]:
+    """Names whose comment says what None means, as in `n_films = 24  # films; None for all`."""
+    lines = (re.match(r"(\w+) = .*#(?P<comment>.*)$", line) for line in source.splitlines())
+    return frozenset(line[1] for line in lines if line and re.search(r"\bNone\b", line["comment"]))
+
+
+def find_notebooks(folder: str | Path) -> list[Notebook]:
+    """The numbered notebooks of a folder, in order."""
+    folder = Path(folder)
+    paths = sorted(path for path in folder.glob("*.ipynb") if re.match(r"\d\d_", path.name))
+    if not paths:
+        raise CannotStart(f"no notebook named NN_name.ipynb in {folder}")
+    return [load_notebook(path) for path in paths]
+
+
+def is_plain(value) -> bool:
+    """Text, a number, True, False, None, or a list of them: what papermill can put into a parameters cell."""
+    if isinstance(value, list):
+        return all(is_plain(item) for item in value)
+    return value is None or isinstance(value, (str, bool, int, float))
