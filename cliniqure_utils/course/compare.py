@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cliniqure_utils.course.chain.fingerprint import sha256_file
 from cliniqure_utils.project import CannotStart
+from cliniqure_utils.record import parameters_of, read_record
 from cliniqure_utils.runs import STEPS
 
 # Of 1, or of the larger number where it is above 1. Ours, chosen and not measured.
@@ -52,47 +53,6 @@ class Comparison:
     @property
     def same(self) -> bool:
         return not self.missing and all(difference.within for difference in self.differences)
-
-
-def read_record(run_dir: str | Path) -> dict:
-    """run.json of a run.
-
-    Raises:
-        CannotStart: It is not there or is not a run's record. It may have been edited, so its shape is checked.
-    """
-    path = Path(run_dir) / "run.json"
-    if not path.is_file():
-        raise CannotStart(f"{run_dir} is no run folder: it has no run.json")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CannotStart(f"{path} cannot be read: expected JSON as cliniqure run writes it, {error}") from None
-    problem = _shape_problem(record)
-    if problem:
-        raise CannotStart(f"{path} cannot be read: {problem} is not what cliniqure run writes, expected a mapping")
-    return record
-
-
-def _shape_problem(record) -> str | None:
-    """The first place of run.json that should be a mapping and is not."""
-    if not isinstance(record, dict):
-        return "the file"
-    for key in ("notebooks", *(key for key in ("parameters", "versions", "data") if key in record)):
-        if not isinstance(record.get(key), dict):
-            return key
-    for name, values in record.get("parameters", {}).items():
-        if not isinstance(values, dict):
-            return f"parameters/{name}"
-    for name, entry in record["notebooks"].items():
-        if not isinstance(entry, dict):
-            return f"notebooks/{name}"
-        for key in ("outputs", "parts"):
-            if not isinstance(entry.get(key, {}), dict):
-                return f"notebooks/{name}/{key}"
-        for file, written in entry.get("outputs", {}).items():
-            if not isinstance(written, dict):
-                return f"notebooks/{name}/outputs/{file}"
-    return None
 
 
 def read_metrics(run_dir: str | Path, step: str, record: Mapping) -> dict | None:
@@ -147,7 +107,7 @@ def compare_runs(first: str | Path, second: str | Path, tolerance: float | None 
                 differences.append(Difference(step, name, *values, within=close(*values, tolerance)))
     if not counts:
         raise CannotStart(f"no notebook is finished in both {Path(first).name} and {Path(second).name}")
-    states = [f"profile {r.get('profile')}, seed {_show(r.get('seed'))}, {r.get('status')}" for r in records]
+    states = [f"profile {_show(r.get('profile'))}, seed {_show(r.get('seed'))}, {r.get('status')}" for r in records]
     return Comparison(_settings(*records) + machine, states, counts, differences, missing, tolerance, why)
 
 
@@ -205,7 +165,7 @@ def _settings(first: Mapping, second: Mapping) -> list[str]:
         if first.get(name) != second.get(name):
             found.append(f"{name}: {_show(first.get(name))} | {_show(second.get(name))}")
     for step in STEPS:
-        pair = [record.get("parameters", {}).get(step, {}) for record in (first, second)]
+        pair = [parameters_of(record, step) for record in (first, second)]
         for name in sorted(set(pair[0]) | set(pair[1])):
             values = [parameters.get(name, "(not there)") for parameters in pair]
             said = name in PLACES or (name == "seed" and first.get("seed") != second.get("seed"))
@@ -262,4 +222,6 @@ def _size(difference: Difference) -> float:
 def _show(value) -> str:
     if value is None:
         return "none"
+    if isinstance(value, list):
+        return " and ".join(map(str, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)

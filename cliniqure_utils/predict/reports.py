@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from cliniqure_utils.course.chain import load_notebook
+from cliniqure_utils.notebooks import load_notebook
 from cliniqure_utils.project import REPOSITORY, CannotStart, require
+from cliniqure_utils.record import parameters_of
 from cliniqure_utils.reports import (
     Evidence,
     assemble_report,
@@ -67,7 +68,7 @@ def read_settings(run_dir: str | Path, notebooks_dir: str | Path | None = None) 
         except ValueError as error:
             raise CannotStart(f"run.json in {run_dir.name} cannot be read ({error})") from None
     parameters = {
-        name: load_notebook(notebooks_dir / f"{name}.ipynb").defaults | record.get("parameters", {}).get(name, {})
+        name: load_notebook(notebooks_dir / f"{name}.ipynb").defaults | parameters_of(record, name)
         for name in (STEP, EVALUATION)
     }
     writing = parameters[STEP]

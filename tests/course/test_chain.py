@@ -15,10 +15,12 @@ import nbformat
 import pytest
 
 from cliniqure_utils import cli
-from cliniqure_utils.course.chain import NotebookFailed, find_notebooks, load_notebook, parse_parameters, run_chain
+from cliniqure_utils.course.chain import NotebookFailed, run_chain
 from cliniqure_utils.course.chain.fingerprint import data_fingerprint, earlier_steps, imported_modules, scan
 from cliniqure_utils.course.chain.parameters import coerce, read_profile, resolve
+from cliniqure_utils.notebooks import find_notebooks, load_notebook, parse_parameters
 from cliniqure_utils.project import CannotStart
+from cliniqure_utils.record import parameters_of
 
 PARAMETERS = 'run_dir = "../outputs/demo"  # here\nseed = 2024\n'
 FIRST = """from pathlib import Path
@@ -132,7 +134,8 @@ def test_run_json_tells_what_was_done(project):
     record, *_ = run(project, data_dir=data, until="02", overrides={"all.seed": "7"})
     assert record == json.loads((project.parent / "outputs/demo/run.json").read_text())
     assert record["profile"] == "demo" and record["seed"] == 7 and record["device"] is None
-    assert record["parameters"]["01_first"] == {
+    assert record["notebooks"]["01_first"]["profile"] == "demo"
+    assert record["notebooks"]["01_first"]["parameters"] == {
         "run_dir": "../outputs/demo", "seed": 7, "n": 3, "data_dir": "../data/mine",
     }  # fmt: skip
     assert record["data"]["kind"] == "archive" and record["data"]["n_files"] == 1
@@ -150,6 +153,21 @@ def test_run_json_tells_what_was_done(project):
     (data / "train.csv").write_text("image_id\n2\n")
     _, ran, lines = run(project, data_dir=data, until="02", overrides={"all.seed": "7"})
     assert ran == ["01_first"] and "01_first: running, changed: the data folder" in lines
+
+
+def test_run_json_keeps_what_ran_when_a_later_command_asks_for_something_else(project):
+    """`--profile other --from 02` over a finished run: 01 did not run, so what run.json says about it stays."""
+    (project / "profiles").mkdir()
+    (project / "profiles" / "other.yaml").write_text("all: {seed: 5}\n01_first: {n: 4}\n02_second: {factor: 9}\n")
+    before, *_ = run(project, run_dir=project.parent / "run", until="2")
+    record, ran, _ = run(project, run_dir=project.parent / "run", profile="other", start="2", until="2")
+    assert ran == ["02_second"]
+    said = {name: (entry["profile"], entry["parameters"]["seed"]) for name, entry in record["notebooks"].items()}
+    assert said == {"01_first": ("demo", 2024), "02_second": ("other", 5)}
+    assert record["notebooks"]["01_first"] == before["notebooks"]["01_first"]
+    assert parameters_of(record, "01_first")["n"] == 3 and parameters_of(record, "02_second")["factor"] == 9
+    assert parameters_of(record, "09_none") == {} == parameters_of({}, "01_first")
+    assert record["profile"] == ["demo", "other"] and record["seed"] == [2024, 5] and "parameters" not in record
 
 
 MAKER = """from pathlib import Path
@@ -232,7 +250,8 @@ else:
     time.sleep(60)
 (folder / "product.txt").write_text("whole")"""
 DRIVER = """import sys
-from cliniqure_utils import chain, cli
+from cliniqure_utils import cli
+from cliniqure_utils.course import chain
 plain = chain.run_chain
 chain.run_chain = lambda **options: plain(**options, notebooks_dir=sys.argv[1])
 sys.exit(cli.main(["run", *sys.argv[2:]]))"""

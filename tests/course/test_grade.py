@@ -28,6 +28,7 @@ from cliniqure_utils.course.grade import (
 from cliniqure_utils.course.grade.exercises import find_exercises, try_again, verdict
 from cliniqure_utils.course.grade.grading import check_record
 from cliniqure_utils.course.grade.recompute import same_text, shown_text
+from cliniqure_utils.course.grade.reference import check_reference
 from cliniqure_utils.course.grade.structure import answers, is_answered
 from cliniqure_utils.project import CannotStart
 
@@ -63,7 +64,7 @@ elif abs(my_answer - 6) < 0.5:
 else:
     print("Not yet: 2 times 3.")"""
 COURSE = {
-    "01_data": (PARAMETERS, DATA, EXERCISE),
+    "01_data": (PARAMETERS + "size = 1  # pixels\n", DATA, EXERCISE),
     "02_model": (PARAMETERS + "n_right = 3  # of 4\n", MODEL, EXERCISE),
     "07_evaluate": (PARAMETERS, EVALUATE, EXERCISE),
 }
@@ -78,6 +79,8 @@ def write_course(folder: Path, given=()) -> Path:
         made = [nbformat.v4.new_code_cell(cell) for cell in cells]
         made[0].metadata["tags"] = ["parameters"]
         nbformat.write(nbformat.v4.new_notebook(cells=made), folder / f"{name}.ipynb")
+    (folder / "profiles").mkdir()
+    (folder / "profiles" / "other.yaml").write_text("01_data: {size: 2}\n02_model: {n_right: 2}\n")
     return folder
 
 
@@ -274,15 +277,15 @@ def promised_file_unlisted(folder):
 
 
 def other_parameter(folder):
-    edit_record(folder, lambda record: record["parameters"]["02_model"].update(n_right=4))
+    edit_record(folder, lambda record: record["notebooks"]["02_model"]["parameters"].update(n_right=4))
 
 
 def no_parameters(folder):
-    edit_record(folder, lambda record: record["parameters"].pop("02_model"))
+    edit_record(folder, lambda record: record["notebooks"]["02_model"].pop("parameters"))
 
 
 def other_profile(folder):
-    edit_record(folder, lambda record: record.update(profile="nothing"))
+    edit_record(folder, lambda record: record["notebooks"]["02_model"].update(profile="nothing"))
 
 
 def other_inputs(folder):
@@ -305,7 +308,7 @@ def other_inputs(folder):
         (other_parameter, "02_model", "parameters", "n_right is 4, in profile demo 3"),
         (other_parameter, "02_model", "parameters", "n_right was 3 in the executed copy, 4 in run.json"),
         (no_parameters, "02_model", "parameters", "run.json does not say with which parameters"),
-        (other_profile, "run", "parameters", "unknown profile nothing"),
+        (other_profile, "02_model", "parameters", "unknown profile nothing"),
         (other_inputs, "02_model", "inputs", "it was run with other files than lie there now"),
     ],
 )
@@ -313,6 +316,26 @@ def test_what_is_not_as_the_run_left_it_is_named(course, run_folder, spoil, step
     assert failures(check_record(opened(course, run_folder))) == {}
     spoil(run_folder)
     assert words in failures(check_record(opened(course, run_folder)))[step, name]
+
+
+def test_notebooks_of_two_profiles_are_judged_by_their_own(course, run_folder, tmp_path):
+    """The demo's run, then `--profile other --from 02`: what 01 did is no fault, but one reference cannot judge it."""
+    notebooks, package, _ = course
+    run_chain(
+        "other", run_folder, start="2", overrides={"all.seed": 7}, notebooks_dir=package.parent / "student",
+        package_dir=package, echo=lambda line: None,
+    )  # fmt: skip
+    run = opened(course, run_folder)
+    assert run.profile == ["demo", "other"] and run.seed == 7
+    checks = check_record(run)
+    assert failures(checks) == {}
+    notes = [c.message for c in checks if c.status == "note"]
+    assert notes == ["its notebooks ran with different profiles: demo and other"]
+    reference = {"profile": "demo", "runs": [], "ranges": {}}
+    found = failures(check_reference(run, None, reference))
+    assert found["run", "reference ranges"] == "the reference is for profile demo, the run is of profile demo and other"
+    with pytest.raises(CannotStart, match="the notebooks of each run are of different profiles: demo and other"):
+        make_reference([run] * 3, tmp_path / "demo.json")
 
 
 def test_a_changed_package_makes_inputs_a_note(course, run_folder):
@@ -380,7 +403,8 @@ def numbers_only(folder: Path, seed: int, value: float, course, profile="demo"):
     (folder / "07_evaluate").mkdir(parents=True)
     metrics = {"table7/right": value, "detection/map_40": 0.2, "text/finding_f1_base": value / 2, "data/n": 4}
     (folder / "07_evaluate" / "metrics.json").write_text(json.dumps(metrics))
-    (folder / "run.json").write_text(json.dumps({"profile": profile, "seed": seed, "notebooks": {}}))
+    entry = {"profile": profile, "parameters": {"seed": seed}, "status": "done"}
+    (folder / "run.json").write_text(json.dumps({"notebooks": {"07_evaluate": entry}}))
     return opened(course, folder)
 
 
@@ -488,8 +512,6 @@ def test_the_command_ends_with_0_1_and_2(course, run_folder, tmp_path, as_the_co
 
 
 def test_a_reference_for_another_profile_fails(course, run_folder):
-    from cliniqure_utils.course.grade.reference import check_reference
-
     run = opened(course, run_folder)
     reference = {"profile": "smoke", "runs": [], "ranges": {}}
     assert (

@@ -50,12 +50,12 @@ def run_dir(tmp_path_factory):
     write_json(folder / "03_classify" / "thresholds.json", dict.fromkeys(CLASSES, 0.4))
     write_json(folder / "02_detect" / "box_threshold.json", {"score": 0.05})
     writing = {"base_model": "tiny-random", "models_dir": str(folder / "models"), "max_new_tokens": 8}
-    parameters = {
-        "06_generate_report": writing | {"max_prompt_tokens": 700},
-        "07_evaluate": {"report_system": "base"},
+    notebooks = {
+        "06_generate_report": {"parameters": writing | {"max_prompt_tokens": 700}},
+        "07_evaluate": {"parameters": {"report_system": "base"}},
     }
     write_json(
-        folder / "run.json", {"profile": "tiny", "seed": 1, "data": {"kind": "simulated"}, "parameters": parameters}
+        folder / "run.json", {"profile": "tiny", "seed": 1, "data": {"kind": "simulated"}, "notebooks": notebooks}
     )
     return folder
 
@@ -383,7 +383,7 @@ def test_what_cannot_start_is_2_in_one_line(films, run_dir, tmp_path, capsys):
     needs_adapter = tmp_path / "needs_adapter"
     shutil.copytree(run_dir, needs_adapter)
     record = json.loads((needs_adapter / "run.json").read_text())
-    record["parameters"]["07_evaluate"]["report_system"] = "causal_lm"
+    record["notebooks"]["07_evaluate"]["parameters"]["report_system"] = "causal_lm"
     write_json(needs_adapter / "run.json", record)
 
     def said(*arguments, run=run_dir, out=tmp_path / "out"):

@@ -5,17 +5,10 @@ run that was stopped in any way goes on where it was. The command line of it is 
 """
 
 from cliniqure_utils.course.chain.execute import NotebookFailed
-from cliniqure_utils.course.chain.parameters import Notebook, find_notebooks, load_notebook, parse_parameters
 from cliniqure_utils.course.chain.runner import out_of_date, run_chain
-from cliniqure_utils.course.chain.surroundings import package_versions
 
 __all__ = [
-    "Notebook",
     "NotebookFailed",
-    "find_notebooks",
-    "load_notebook",
     "out_of_date",
-    "package_versions",
-    "parse_parameters",
     "run_chain",
 ]

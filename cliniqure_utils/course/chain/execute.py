@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from cliniqure_utils.course.chain.parameters import Notebook, cell_source
-from cliniqure_utils.course.chain.surroundings import say
+from cliniqure_utils.course.chain.screen import ANSI, cell_output_on_screen
+from cliniqure_utils.notebooks import Notebook, cell_source
 from cliniqure_utils.process import thread_settings
 from cliniqure_utils.runs import write_text
 
@@ -31,15 +31,6 @@ HOW_IT_ENDED = {
     -9: "was killed (signal 9), as happens when memory runs out: try a smaller batch size",
     -11: "crashed in compiled code (signal 11)",
 }
-ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-NOISE = (
-    "Executing Cell ",
-    "Ending Cell ",
-    "Executing notebook",
-    "Input Notebook",
-    "Output Notebook",
-    "Working directory",
-)
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,7 @@ def execute(
     watch = _MemoryWatch()
     braces = str.maketrans({"{": "{{", "}": "}}"})  # papermill formats its paths
     try:
-        with _log_on_screen(stopping):
+        with cell_output_on_screen(stopping):
             papermill.execute_notebook(
                 str(notebook.path.resolve()).translate(braces),
                 str(output_path.resolve()).translate(braces),
@@ -220,43 +211,6 @@ class _MemoryWatch(threading.Thread):
         self._over.set()
         if self.is_alive():
             self.join()
-
-
-class _Screen(logging.Handler):
-    """What cells print, indented, above the progress bar; papermill's own bookkeeping is left out."""
-
-    def __init__(self, stopping: threading.Event):
-        super().__init__()
-        self._stopping = stopping
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if self._stopping.is_set():
-            return
-        text = ANSI.sub("", record.getMessage())
-        if text.startswith(NOISE) or text.startswith("<Figure size"):
-            return
-        for line in text.splitlines():
-            line = line.split("\r")[-1].rstrip()
-            if line:
-                say(f"    {line}")
-
-
-class _log_on_screen:
-    """papermill's logger writes to our handler only, and is as before afterwards."""
-
-    def __init__(self, stopping: threading.Event):
-        self._stopping = stopping
-
-    def __enter__(self) -> None:
-        self.logger = logging.getLogger("papermill")
-        self.before = (self.logger.handlers[:], self.logger.level, self.logger.propagate)
-        self.logger.handlers[:] = [_Screen(self._stopping)]
-        self.logger.setLevel(logging.INFO)
-        self.logger.propagate = False
-
-    def __exit__(self, *_) -> None:
-        self.logger.handlers[:], level, self.logger.propagate = self.before
-        self.logger.setLevel(level)
 
 
 def _failure(notebook: Notebook, error) -> Failure:

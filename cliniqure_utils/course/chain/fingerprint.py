@@ -5,8 +5,11 @@ earlier notebooks named in that code have written, the data folder where it is r
 """
 
 import ast
+import contextlib
 import hashlib
+import importlib.metadata
 import json
+import platform
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -168,3 +171,17 @@ def data_fingerprint(data_dir: Path) -> dict:
     found = [path for path in data_dir.rglob("*") if path.is_file() and not path.name.startswith(".")]
     files = [(str(path.relative_to(data_dir)), path.stat().st_size) for path in found]
     return {"kind": "archive", "tables": tables, "n_files": len(files), "names_and_sizes": digest(sorted(files))}
+
+
+def installed_versions() -> dict[str, str]:
+    """Installed versions of Python and of what pyproject.toml asks for."""
+    versions = {"python": platform.python_version()}
+    try:
+        wanted = importlib.metadata.requires("cliniqure") or []
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that was not installed
+        wanted = []
+    for line in wanted:
+        name = re.match(r"[A-Za-z0-9._-]+", line).group()
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # an optional one that is not there
+            versions[name] = importlib.metadata.version(name)
+    return versions

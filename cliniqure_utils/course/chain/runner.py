@@ -17,9 +17,12 @@ from pathlib import Path
 
 from cliniqure_utils.course.chain import fingerprint
 from cliniqure_utils.course.chain.execute import NotebookFailed, execute, kernel_created, stop_kernel
-from cliniqure_utils.course.chain.parameters import Notebook, find_name, find_notebooks, read_profile, resolve
-from cliniqure_utils.course.chain.surroundings import lock, package_versions, say, short_path, signals
+from cliniqure_utils.course.chain.guards import run_folder_lock, stop_signals
+from cliniqure_utils.course.chain.parameters import find_name, read_profile, resolve
+from cliniqure_utils.course.chain.screen import print_line, short_path
+from cliniqure_utils.notebooks import Notebook, find_notebooks
 from cliniqure_utils.project import REPOSITORY, CannotStart
+from cliniqure_utils.record import profile_and_seed, read_record
 from cliniqure_utils.runs import write_json
 
 PACKAGE_DIR = REPOSITORY / "cliniqure_utils"
@@ -54,7 +57,7 @@ def run_chain(
     dry_run: bool = False,
     notebooks_dir: str | Path | None = None,
     package_dir: str | Path | None = None,
-    echo: Callable[[str], None] = say,
+    echo: Callable[[str], None] = print_line,
 ) -> dict:
     """Run the notebooks that need it.
 
@@ -84,7 +87,7 @@ def run_chain(
     chain.prepare(profile, run_dir.resolve(), data_dir, overrides or {}, start, until)
     if dry_run:
         return chain.dry_run(force, echo)
-    with lock(chain.run_dir), signals(chain.stopping):
+    with run_folder_lock(chain.run_dir), stop_signals(chain.stopping):
         return chain.run(force, echo)
 
 
@@ -150,7 +153,7 @@ class _Chain:
             self.values[notebook.name]["run_dir"] = self._seen_from_notebooks(run_dir)
             if data_dir is not None and "data_dir" in notebook.defaults:
                 self.values[notebook.name]["data_dir"] = self._seen_from_notebooks(Path(data_dir).resolve())
-        self.versions = package_versions()
+        self.versions = fingerprint.installed_versions()
         self.modules = {n.name: fingerprint.imported_modules(n.code, self.package_dir) for n in self.notebooks}
         self._look()
 
@@ -169,16 +172,12 @@ class _Chain:
         return path.as_posix()
 
     def _read_record(self) -> dict:
-        path = self.run_dir / "run.json"
-        if not path.is_file():
+        if not (self.run_dir / "run.json").is_file():
             return {"notebooks": {}}
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(record["notebooks"], dict):
-                raise TypeError("notebooks is not a mapping")
-            return record
-        except (ValueError, KeyError, TypeError) as error:
-            raise CannotStart(f"{path} cannot be read ({error}); remove it to run everything again") from None
+            return read_record(self.run_dir)
+        except CannotStart as error:
+            raise CannotStart(f"{error}; remove it to run everything again") from None
 
     # What each notebook depends on
 
@@ -202,7 +201,7 @@ class _Chain:
         }
 
     def _data_part(self, notebook: Notebook) -> str:
-        data = self.data(notebook) if re.search(r"\bdata_dir\b", notebook.body) else {}
+        data = self.data(notebook) if _reads_data(notebook) else {}
         return fingerprint.ABSENT if data.get("kind") == fingerprint.ABSENT else fingerprint.digest(data)
 
     def data(self, notebook: Notebook) -> dict:
@@ -298,6 +297,8 @@ class _Chain:
         self.files[name] = {}
         values = self.values[name]
         entry = {
+            "profile": self.profile,
+            "parameters": values,
             "status": "running",
             "start": _now(),
             "seconds": None,
@@ -306,7 +307,7 @@ class _Chain:
         }
         entry["input_hash"] = fingerprint.digest(entry["parts"])
         self.record["notebooks"][name] = entry
-        self._describe()
+        self._describe(notebook)
         self._save(status="running")
         echo(f"{name}: running, {decision.why}")
         began = time.monotonic()
@@ -340,7 +341,7 @@ class _Chain:
                     entry["parts"]["data"] = self._data_part(notebook)
                     entry["input_hash"] = fingerprint.digest(entry["parts"])
             self._take_device()
-            self._describe()
+            self._describe(notebook)
             self._save(status="running" if entry["status"] == "done" else entry["status"])
         memory = entry["peak_memory_mb"]
         echo(f"{name}: done in {entry['seconds']} s, {len(entry['outputs'])} files, peak memory {memory:.0f} MB")
@@ -359,24 +360,20 @@ class _Chain:
         if stale:
             self._save(status="interrupted")
 
-    def _describe(self) -> None:
-        """The head of run.json."""
-        seeds = {values["seed"] for values in self.values.values() if "seed" in values}
-        data = next((self.data(notebook) for notebook in self.notebooks if "data_dir" in notebook.defaults), {})
-        head = {
-            "profile": self.profile,
+    def _describe(self, notebook: Notebook) -> None:
+        """The head of run.json, when `notebook` starts and when it has ended."""
+        entries = {name: self.record["notebooks"][name] for name in self.names if name in self.record["notebooks"]}
+        self.record = {
+            **profile_and_seed({"notebooks": entries}),
             "status": "running",
             "started": self.record.get("started") if self.record.get("status") == "running" else _now(),
             "seconds": None,
-            "seed": seeds.pop() if len(seeds) == 1 else sorted(seeds),
-            "data": data,
+            "data": self.data(notebook) if _reads_data(notebook) else self.record.get("data", {}),
             "versions": self.versions,
             "platform": platform.platform(),
-            "parameters": self.values,
+            "device": self.record.get("device"),
+            "notebooks": entries,
         }
-        notebooks = {name: self.record["notebooks"][name] for name in self.names if name in self.record["notebooks"]}
-        kept = {key: value for key, value in self.record.items() if key not in head and key != "notebooks"}
-        self.record = {**head, **kept, "notebooks": notebooks}
 
     def _save(self, **changes) -> None:
         self.record.update(changes)
@@ -387,7 +384,7 @@ class _Chain:
         devices = {values["device"] for values in self.values.values() if "device" in values}
         self.probe = None
         if devices == {"auto"}:
-            code = "from cliniqure_utils.runs import resolve_device; print(resolve_device('auto'))"
+            code = "from cliniqure_utils.process import resolve_device; print(resolve_device('auto'))"
             self.probe = subprocess.Popen(
                 [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
@@ -407,6 +404,10 @@ class _Chain:
             echo(line)
         echo(f"The notebook as far as it came: {short_path(self.run_dir / 'notebooks' / f'{failed.name}.ipynb')}")
         echo(f"Mend the cause and give the same command again: it goes on at {failed.name}.")
+
+
+def _reads_data(notebook: Notebook) -> bool:
+    return re.search(r"\bdata_dir\b", notebook.body) is not None
 
 
 def _listed(parts: list[str]) -> str:

@@ -32,11 +32,10 @@ def as_table(grade: Grade) -> list[str]:
 
 def as_json(grade: Grade) -> dict:
     """The same as plain values."""
-    record = grade.run.record
     return {
         "run": grade.run.folder.resolve().name,
-        "profile": record.get("profile"),
-        "seed": record.get("seed"),
+        "profile": grade.run.profile,
+        "seed": grade.run.seed,
         "passed": grade.passed,
         "checks": [vars(check) for check in grade.checks],
         "exercises": [

@@ -18,6 +18,7 @@ from cliniqure_utils.course.compare import close
 from cliniqure_utils.course.grade.run import FAIL, PASS, Check, Run, is_injected, joined
 from cliniqure_utils.course.grade.structure import usable_parameters
 from cliniqure_utils.project import CannotStart
+from cliniqure_utils.record import parameters_of
 
 STEP = "07_evaluate"
 # The text encoder's sums may differ from processor to processor in the sixth digit. The numbers are exact otherwise.
@@ -41,7 +42,7 @@ def recompute(run: Run) -> tuple[list[Check], dict | None]:
         return [], None
     with tempfile.TemporaryDirectory() as place:
         # The notebook prints the folder's name, as it was then: a run that is handed in may be renamed.
-        recorded = run.record.get("parameters", {}).get(STEP, {}).get("run_dir")
+        recorded = parameters_of(run.record, STEP).get("run_dir")
         name = Path(recorded).name if isinstance(recorded, str) else ""
         folder = Path(place) / (name if re.fullmatch(r"[\w.-]*\w[\w.-]*", name) else "run")
         folder.mkdir()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from cliniqure_utils.course.grade.run import FAIL, NOTE, PASS, Check, Run
+from cliniqure_utils.course.grade.run import FAIL, NOTE, PASS, Check, Run, show_values
 from cliniqure_utils.project import CannotStart
 from cliniqure_utils.runs import write_json
 
@@ -55,10 +55,12 @@ def make_reference(runs: Sequence[Run], path: str | Path) -> dict:
 
     if len(runs) < LEAST_RUNS:
         raise CannotStart(f"a reference needs at least {LEAST_RUNS} runs with different seeds, found {len(runs)}")
-    profiles = sorted({str(run.record.get("profile")) for run in runs})
+    profiles = sorted({show_values(run.profile) for run in runs})
     if len(profiles) > 1:
         raise CannotStart(f"the runs are of different profiles: {', '.join(profiles)}")
-    seeds = [run.record.get("seed") for run in runs]
+    if isinstance(runs[0].profile, list):
+        raise CannotStart(f"the notebooks of each run are of different profiles: {profiles[0]}")
+    seeds = [run.seed for run in runs]
     if len(set(map(str, seeds))) < len(seeds):
         raise CannotStart(f"two of the runs have one seed; the seeds are {', '.join(map(str, seeds))}")
     tables = [run.metrics.get(STEP, {}) for run in runs]
@@ -82,7 +84,10 @@ def make_reference(runs: Sequence[Run], path: str | Path) -> dict:
         "profile": profiles[0],
         "how": f"mean and standard deviation of {n} seeds; range: prediction interval for one more run, 95% for all "
         f"{len(names)} numbers together (Student's t, Bonferroni), standard deviation taken as at least {LEAST_SPREAD}",
-        "runs": [{key: run.record.get(key) for key in ("seed", "platform", "device", "started")} for run in runs],
+        "runs": [
+            {"seed": run.seed, **{key: run.record.get(key) for key in ("platform", "device", "started")}}
+            for run in runs
+        ],
         "ranges": ranges,
     }
     write_json(path, content)
@@ -91,7 +96,7 @@ def make_reference(runs: Sequence[Run], path: str | Path) -> dict:
 
 def check_reference(run: Run, metrics: dict | None, reference: dict | None) -> Iterator[Check]:
     """The headline numbers against their ranges. `metrics`: worked out again where that was possible."""
-    profile = run.record.get("profile")
+    profile = show_values(run.profile)
     if reference is None:
         yield Check("run", "reference ranges", NOTE, f"there is no reference for profile {profile}")
         return

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cliniqure_utils.course.chain import Notebook, find_notebooks
-from cliniqure_utils.course.compare import read_record
+from cliniqure_utils.notebooks import Notebook, find_notebooks
 from cliniqure_utils.project import REPOSITORY
+from cliniqure_utils.record import profile_and_seed, read_record
 
 PASS, FAIL, NOTE = "pass", "fail", "note"
 
@@ -41,9 +41,19 @@ class Run:
         return self.record["notebooks"].get(name, {})
 
     @property
+    def profile(self) -> str | list[str] | None:
+        """The profile of the notebooks as they ran; a list where they ran with different ones."""
+        return profile_and_seed(self.record)["profile"]
+
+    @property
+    def seed(self) -> int | list[int] | None:
+        """The seed of the notebooks as they ran; a list where they ran with different ones."""
+        return profile_and_seed(self.record)["seed"]
+
+    @property
     def reference_path(self) -> Path:
         """Where the course keeps the reference ranges of the run's profile."""
-        return self.notebooks_dir.parent / "data" / "reference" / f"{self.record.get('profile')}.json"
+        return self.notebooks_dir.parent / "data" / "reference" / f"{show_values(self.profile)}.json"
 
     def copy_path(self, name: str) -> Path:
         return self.folder / "notebooks" / f"{name}.ipynb"
@@ -81,6 +91,11 @@ def open_run(
     notebooks_dir = Path(notebooks_dir or REPOSITORY / "notebooks").resolve()
     package_dir = Path(package_dir or REPOSITORY / "cliniqure_utils").resolve()
     return Run(Path(run_dir), read_record(run_dir), find_notebooks(notebooks_dir), notebooks_dir, package_dir)
+
+
+def show_values(value) -> str:
+    """A profile or a seed in words: all of them where notebooks ran with different ones."""
+    return " and ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def is_injected(cell: dict) -> bool:

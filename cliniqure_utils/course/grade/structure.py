@@ -4,10 +4,12 @@ import ast
 import re
 from collections.abc import Iterator
 
-from cliniqure_utils.course.chain import Notebook, fingerprint, parse_parameters
-from cliniqure_utils.course.chain.parameters import cell_source, coerce, read_profile, resolve
-from cliniqure_utils.course.grade.run import FAIL, NOTE, PASS, Check, Run, is_injected
+from cliniqure_utils.course.chain import fingerprint
+from cliniqure_utils.course.chain.parameters import coerce, read_profile, resolve
+from cliniqure_utils.course.grade.run import FAIL, NOTE, PASS, Check, Run, is_injected, show_values
+from cliniqure_utils.notebooks import Notebook, cell_source, parse_parameters
 from cliniqure_utils.project import CannotStart
+from cliniqure_utils.record import parameters_of
 
 # Files that the design promises from each notebook; run.json lists all, but a list can be shortened by hand.
 PROMISED = {
@@ -147,27 +149,30 @@ def check_outputs(run: Run) -> Iterator[Check]:
 
 
 def check_parameters(run: Run) -> Iterator[Check]:
-    """The profile's parameters, and the executed copies were run with those that run.json names."""
-    profile = run.record.get("profile")
-    try:
-        wanted = resolve(run.notebooks, read_profile(run.notebooks_dir / "profiles", str(profile)), {})
-    except CannotStart as error:
-        yield Check("run", "parameters", FAIL, str(error))
-        return
+    """Each notebook ran with the parameters of its profile, and its executed copy with those that run.json names."""
+    if isinstance(run.profile, list):
+        message = f"its notebooks ran with different profiles: {show_values(run.profile)}"
+        yield Check("run", "profile", NOTE, message)
     for notebook in run.notebooks:
         name = notebook.name
-        used = run.record.get("parameters", {}).get(name)
-        if not isinstance(used, dict):
+        used = parameters_of(run.record, name)
+        if not used:
             yield Check(name, "parameters", FAIL, "run.json does not say with which parameters it was run")
             continue
+        profile = run.entry(name).get("profile")
+        try:
+            wanted = resolve(run.notebooks, read_profile(run.notebooks_dir / "profiles", str(profile)), {})[name]
+        except CannotStart as error:
+            yield Check(name, "parameters", FAIL, str(error))
+            continue
         problems = []
-        for key in sorted(set(wanted[name]) | set(used)):
+        for key in sorted(set(wanted) | set(used)):
             if key in FREE and key in used:
                 continue
-            if key not in used or key not in wanted[name]:
+            if key not in used or key not in wanted:
                 problems.append(f"{key} is {'not in run.json' if key not in used else 'no parameter of the course'}")
-            elif used[key] != wanted[name][key]:
-                problems.append(f"{key} is {used[key]!r}, in profile {profile} {wanted[name][key]!r}")
+            elif used[key] != wanted[key]:
+                problems.append(f"{key} is {used[key]!r}, in profile {profile} {wanted[key]!r}")
         problems += _injection_problems(run, notebook, used)
         yield Check(name, "parameters", FAIL if problems else PASS, "; ".join(problems[:3]) or f"profile {profile}")
 
@@ -192,7 +197,7 @@ def _injection_problems(run: Run, notebook: Notebook, used: dict) -> list[str]:
 def usable_parameters(run: Run, name: str) -> dict:
     """The recorded parameters of a notebook, by the course's names and types; defaults for the rest."""
     notebook = next(n for n in run.notebooks if n.name == name)
-    used = run.record.get("parameters", {}).get(name, {})
+    used = parameters_of(run.record, name)
     values = {}
     for key, default in notebook.defaults.items():
         values[key] = coerce(used.get(key, default), default, f"{name}.{key}", nullable=key in notebook.nullable)
