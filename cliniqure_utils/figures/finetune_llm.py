@@ -64,7 +64,7 @@ def plot_costs(costs: pd.DataFrame):
     """A training step with LoRA and without: trained weights, memory held, seconds. Figure.
 
     Args:
-        costs: One row per way of training, columns as in `writer.step_cost`.
+        costs: One row per way of training, columns as in `writer.fine_tuning.step_cost`.
     """
     figure, axes = new_figure(1, 3, width=9.6, height=1.5 + 0.45 * len(costs), width_ratios=[1, 1.5, 1])
     names = list(costs.index)

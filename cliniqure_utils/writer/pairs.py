@@ -13,7 +13,7 @@ from cliniqure_utils.vocabulary import BOX, FINDINGS, MIDLINE
 from cliniqure_utils.writer import indiana
 
 
-def rehearse_evidence(
+def training_evidence(
     image_ids: Sequence[str],
     labels: pd.DataFrame,
     boxes: pd.DataFrame,
@@ -55,10 +55,12 @@ def rehearse_evidence(
     gathered = gather_evidence(
         image_ids, probabilities, dict.fromkeys(FINDINGS, 0.1), found, 0.5, crude, clinical, sizes
     )  # fmt: skip
-    return {i: _as_answered(gathered[i], reports[i], tokenizer, max_tokens) for i in image_ids}
+    return {i: _only_what_is_answered(gathered[i], reports[i], tokenizer, max_tokens) for i in image_ids}
 
 
-def _as_answered(evidence: Evidence, report: Mapping[str, str], tokenizer, max_tokens: int | None) -> Evidence:
+def _only_what_is_answered(
+    evidence: Evidence, report: Mapping[str, str], tokenizer, max_tokens: int | None
+) -> Evidence:
     """The evidence less what the answer does not state.
 
     Without the box of a finding the answer says no side of it and is shorter, so that a sentence more may fit; what

@@ -21,7 +21,7 @@ from cliniqure_utils import metrics
 from cliniqure_utils.course import chain
 from cliniqure_utils.runs import read_jsonl, write_json
 from cliniqure_utils.vocabulary import FINDINGS
-from cliniqure_utils.writer import base_model, batches, generation, lora
+from cliniqure_utils.writer import base_model, batches, fine_tuning, generation, lora
 
 DEMO = Path(__file__).parents[2] / "outputs" / "demo"
 COPY = OUT / "llm_run"
@@ -117,7 +117,7 @@ def bench_lora(bench: Bench) -> None:
         model, tokenizer, _ = base_model.load_base(base_model.PACKAGED, MODELS)
         items, _ = batches.encode_pairs(tokenizer, pairs, 256)
         model = lora.add_lora(model, "causal_lm") if name == "LoRA" else model
-        cost = lora.step_cost(model, items, tokenizer.pad_token_id, n_steps=4)
+        cost = fine_tuning.step_cost(model, tokenizer, items, n_steps=4)
         bench.state(f"{name}: trained weights", "millions", cost["trainable"] / 1e6)
         bench.state(f"{name}: held between steps", "MB", cost["weights"] + cost["gradients"] + cost["optimizer"])
         bench.state(f"{name}: step of 4", "s", cost["seconds"])

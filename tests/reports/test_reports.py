@@ -20,7 +20,7 @@ from cliniqure_utils.reports import (
     template_report,
 )
 from cliniqure_utils.vocabulary import FINDINGS, MIDLINE
-from cliniqure_utils.writer.pairs import indiana_pairs, rehearse_evidence, training_answer
+from cliniqure_utils.writer.pairs import indiana_pairs, training_answer, training_evidence
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_rehearsed_evidence_lists_only_what_the_report_says():
         columns=["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"],
     )
     arguments = (ids, labels, boxes, dict.fromkeys(ids, report), pd.DataFrame(), dict.fromkeys(ids, (100, 100)))
-    found = rehearse_evidence(*arguments, seed=1)
+    found = training_evidence(*arguments, seed=1)
     for one in found.values():
         assert one.present == {"Consolidation", "Cardiomegaly"}
         probability = dict(one.findings)
@@ -176,7 +176,7 @@ def test_rehearsed_evidence_lists_only_what_the_report_says():
         assert all(place == "right lower zone" for _, _, place in one.boxes)
     assert 0 < sum(bool(one.boxes) for one in found.values()) < 40, "some boxes are missed"
     assert 0 < sum(bool(one.crude_report) for one in found.values()) < 20
-    assert found == rehearse_evidence(*arguments, seed=1)
+    assert found == training_evidence(*arguments, seed=1)
 
 
 def rehearse(report, names, boxes=None, films=1, seed=1, **cut):
@@ -187,7 +187,7 @@ def rehearse(report, names, boxes=None, films=1, seed=1, **cut):
     rows = [(i, name, *corners) for i in ids for name, *corners in boxes or []]
     table = pd.DataFrame(rows, columns=columns)
     sizes = dict.fromkeys(ids, (100, 100))
-    return rehearse_evidence(
+    return training_evidence(
         ids, labels, table, dict.fromkeys(ids, report), pd.DataFrame(), sizes, seed, **cut
     )  # fmt: skip
 
@@ -236,7 +236,7 @@ def test_boxes_and_corners_stay_together_where_a_finding_is_left_out():
 ])  # fmt: skip
 def test_evidence_can_be_rehearsed_without_a_single_box(table):
     labels = pd.DataFrame(0, index=["a"], columns=[*FINDINGS, "No finding"]).assign(Cardiomegaly=1)
-    found = rehearse_evidence(["a"], labels, table, {"a": LONG_REPORT}, pd.DataFrame(), {"a": (9, 9)}, seed=0)
+    found = training_evidence(["a"], labels, table, {"a": LONG_REPORT}, pd.DataFrame(), {"a": (9, 9)}, seed=0)
     assert found["a"].present == {"Cardiomegaly"} and found["a"].boxes == []
 
 

@@ -1,0 +1,84 @@
+"""Training a LoRA model on texts, and what a training step costs."""
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Sequence
+
+import torch
+
+from cliniqure_utils import training
+from cliniqure_utils.writer.batches import answers_only, batches_of_like_length, keeps_logits, pad_batch
+from cliniqure_utils.writer.lora import RENAMED_ATTRIBUTE
+
+
+def fine_tune(model, tokenizer, items: Sequence[dict], *, batch_size: int, seed: int, **settings):
+    """Train a LoRA model in place.
+
+    Args:
+        tokenizer: Pads the batches.
+        items: From `encode_pairs` or `encode_labels`.
+        batch_size: Items per step; batches hold items of like length (`batches_of_like_length`).
+        settings: Fields of `training.Plan` and arguments of `training.fit`.
+
+    Returns:
+        History, one row per logged step.
+
+    Raises:
+        ValueError: There is nothing to train on.
+    """
+    if not items:
+        raise ValueError("no item left to train on")
+    model.config.use_cache = False
+    writes = isinstance(items[0]["labels"], list) and keeps_logits(model)
+
+    def collate(batches: list[list[dict]]) -> dict[str, torch.Tensor]:
+        batch = pad_batch(tokenizer, [item for items in batches for item in items])
+        return answers_only(batch) if writes else batch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=RENAMED_ATTRIBUTE)
+        in_plan = {field.name for field in dataclasses.fields(training.Plan)} & settings.keys()
+        plan = training.Plan(batch_size=1, seed=seed, **{name: settings.pop(name) for name in in_plan})
+        history = training.fit(
+            model, batches_of_like_length(items, batch_size, seed), plan, collate=collate, **settings
+        )
+    model.config.use_cache = True
+    return history
+
+
+def step_cost(model, tokenizer, items: Sequence[dict], n_steps: int = 1) -> dict[str, float]:
+    """What one training step costs: forward, backward and Adam on one batch. The model is left trained by `n_steps`.
+
+    Args:
+        model: With the parameters that are to be trained requiring gradients.
+        tokenizer: Pads the batch.
+        items: The batch, from `encode_pairs`.
+
+    Returns:
+        trainable (parameters); weights, gradients and optimizer (MB of the tensors that stay in memory; activations
+        come on top); seconds (mean of the steps).
+    """
+    model.train()
+    batch = pad_batch(tokenizer, items)
+    batch = answers_only(batch) if keeps_logits(model) else batch
+    batch = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6)
+    started = time.perf_counter()
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    seconds = (time.perf_counter() - started) / n_steps
+
+    def megabytes(tensors) -> float:
+        return sum(t.numel() * t.element_size() for t in tensors) / 1e6
+
+    return {
+        "trainable": sum(p.numel() for p in trained),
+        "weights": megabytes(model.parameters()),
+        "gradients": megabytes(p.grad for p in trained if p.grad is not None),
+        "optimizer": megabytes(t for state in optimizer.state.values() for t in state.values()),
+        "seconds": seconds,
+    }
