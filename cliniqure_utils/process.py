@@ -65,8 +65,15 @@ def resolve_device(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def usable_cores() -> int:
+    """Processor cores that this process may use: fewer than the machine has where `taskset` or a scheduler says so."""
+    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on
+        return os.process_cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def worker_count(n_jobs: int, device: str) -> int:
     """Loader processes: none beside a CPU, which computes with all cores; else n_jobs, -1 for all cores but one."""
     if device == "cpu":
         return 0
-    return max(1, (os.cpu_count() or 2) - 1) if n_jobs < 0 else n_jobs
+    return max(1, usable_cores() - 1) if n_jobs < 0 else n_jobs

@@ -30,8 +30,9 @@ ID_COLUMNS = ("image_id", "patient_key", "rad_id")  # columns of the run's table
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends without an error.
 
-    A reader therefore never sees half a file, and a killed run leaves the old one. Works for files and folders that
-    do not exist yet. Source: ours.
+    A reader therefore never sees half a file, and a killed run leaves the old one. Works for files and for folders that
+    do not exist yet. What was written is removed when the block raises; what a killed process left, `clear_unfinished`
+    removes. Source: ours.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,18 +41,36 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     finally:
-        if temporary.is_file():
-            temporary.unlink()
+        _remove(temporary)
 
 
 def clear_unfinished(folder: str | Path) -> None:
     """Remove what `atomic_path` was writing below a folder when its process was killed; `*.png` would find it, too."""
     for path in sorted(Path(folder).rglob(".*"), reverse=True):
         if re.match(r"\.[0-9a-f]{8}\..", path.name):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: str | Path) -> Iterator[None]:
+    """Make a shared folder, such as data/models, for one process at a time; the others wait until the block ends.
+
+    Nobody else writes there meanwhile, so what `atomic_path` was writing when its process was killed is removed.
+    """
+    from filelock import FileLock
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        clear_unfinished(folder)
+        yield
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cliniqure_utils.process import worker_count
+from cliniqure_utils.process import usable_cores, worker_count
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 
@@ -59,3 +59,14 @@ def test_where_there_is_no_glibc_nothing_is_done(monkeypatch):
 def test_loader_processes_only_beside_a_gpu():
     assert worker_count(-1, "cpu") == worker_count(4, "cpu") == 0
     assert worker_count(4, "cuda") == 4 and worker_count(-1, "cuda") >= 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux can take a core away")
+def test_only_cores_that_this_process_may_use_are_counted():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert usable_cores() == 1 and worker_count(-1, "cuda") == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert usable_cores() == len(allowed)
