@@ -33,6 +33,14 @@ def anatomy_dir(repository) -> Path:
 
 
 @pytest.fixture(scope="session")
+def vindr():
+    """The readers' boxes of VinDr-CXR's 15,000 training films (Kaggle's file inside torchxrayvision), read once."""
+    from cliniqure_utils.annotations import vindr_annotations
+
+    return vindr_annotations()
+
+
+@pytest.fixture(scope="session")
 def run_environment() -> dict[str, str]:
     """A user's environment for notebooks run by a test: without what is set above for this process."""
     own = {"OMP_NUM_THREADS", "MPLBACKEND", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "PYTEST_CURRENT_TEST"}

@@ -1,4 +1,4 @@
-"""VinDr-CXR: label vocabulary, reading and checking annotations, label tables, splits.
+"""Stage 01: reading and checking annotations, labels of films, merging readers' boxes, their agreement, splits.
 
 Boxes are in DICOM pixels, origin at the upper left corner, x to the right, y down; x_max and y_max are outer edges.
 Source of the labels: Nguyen et al. 2022, Scientific Data 9:429, and Kaggle's "VinBigData Chest X-ray Abnormalities
@@ -20,7 +20,7 @@ from cliniqure_utils.annotations.labels import (
     reader_labels,
 )
 from cliniqure_utils.annotations.merging import fuse_reader_boxes, merge_reader_boxes
-from cliniqure_utils.annotations.reading import packaged_path, read_annotations, read_merged
+from cliniqure_utils.annotations.reading import packaged_path, read_annotations, read_merged, vindr_annotations
 from cliniqure_utils.annotations.splits import make_splits
 from cliniqure_utils.annotations.tables import BadAnnotations
 
@@ -45,4 +45,5 @@ __all__ = [
     "reader_ceiling",
     "reader_labels",
     "rescale_boxes",
+    "vindr_annotations",
 ]

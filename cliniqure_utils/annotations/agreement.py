@@ -17,6 +17,7 @@ import pandas as pd
 from cliniqure_utils.annotations.boxes import pairs_within_groups
 from cliniqure_utils.annotations.labels import label_matrix
 from cliniqure_utils.annotations.merging import fuse_reader_boxes, usable_findings
+from cliniqure_utils.ratios import ratio
 from cliniqure_utils.vocabulary import BOX, FINDINGS
 
 READERS = ("R8", "R9", "R10")  # the trio that read most of VinDr-CXR's films, 5,501 of 15,000
@@ -205,10 +206,6 @@ def _counts(references: pd.DataFrame, predictions: pd.DataFrame, iou: float) -> 
     )
 
 
-def _ratio(part, whole):
-    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) > 0)
-
-
 def _mean(values: np.ndarray) -> float:
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else float("nan")
@@ -216,21 +213,23 @@ def _mean(values: np.ndarray) -> float:
 
 def _scores(counts: np.ndarray) -> dict[str, float]:
     hits, predicted, referenced, overlap = counts.sum(1)
-    per_class = _ratio(2 * counts[0], counts[1] + counts[2])
+    per_class = ratio(2 * counts[0], counts[1] + counts[2])
     values = (hits, predicted), (hits, referenced), (2 * hits, predicted + referenced), (overlap, hits)
-    precision, recall, f1, iou = (float(_ratio(part, whole)) for part, whole in values)
+    precision, recall, f1, iou = (float(ratio(part, whole)) for part, whole in values)
     return {"precision": precision, "recall": recall, "f1": f1, "macro_f1": _mean(per_class), "iou": iou}
 
 
 def _label_agreement(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     """Agreement of two bool arrays (films, classes)."""
-    both, one, other = (first & second).sum(0), first.sum(0), second.sum(0)
-    n = len(first)
-    observed = 1 - (one + other - 2 * both) / n
-    by_chance = (one * other + (n - one) * (n - other)) / n**2
-    kappa = _ratio((observed - by_chance)[one + other > 0], (1 - by_chance)[one + other > 0])
+    from sklearn.metrics import cohen_kappa_score
+
+    both, total = (first & second).sum(0), first.sum(0) + second.sum(0)
+    # A class that neither reader names, or both name on every film, has no kappa (0 / 0).
+    kappa = [
+        cohen_kappa_score(first[:, k], second[:, k]) for k in np.flatnonzero((total > 0) & (total < 2 * len(first)))
+    ]
     return {
-        "label_f1": float(_ratio(2 * both.sum(), (one + other).sum())),
-        "label_macro_f1": _mean(_ratio(2 * both, one + other)),
-        "label_kappa": _mean(kappa),
+        "label_f1": float(ratio(2 * both.sum(), total.sum())),
+        "label_macro_f1": _mean(ratio(2 * both, total)),
+        "label_kappa": _mean(np.array(kappa)),
     }

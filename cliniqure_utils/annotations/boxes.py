@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from cliniqure_utils.ratios import ratio
 from cliniqure_utils.vocabulary import BOX, FINDINGS
 
 
@@ -14,7 +15,7 @@ def iou_matrix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     overlap = np.clip(high - low, 0, None).prod(2)
     area = [(b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (first, second)]
     union = area[0][:, None] + area[1][None] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return ratio(overlap, union, empty=0.0)
 
 
 def pairs_within_groups(
@@ -39,7 +40,7 @@ def pairs_within_groups(
     a, b = first[i], second[j]
     overlap = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None).prod(1)
     union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - overlap
-    return i, j, np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return i, j, ratio(overlap, union, empty=0.0)
 
 
 def rescale_boxes(boxes: np.ndarray, old_size: tuple[float, float], new_size: tuple[float, float]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,12 @@ def read_annotations(
     annotations = annotations.reset_index(drop=True)
     annotations.attrs.update(layout="physionet" if physionet else "kaggle", clipped=int((was_cut & accepted).sum()))
     return annotations, rejected.reset_index(drop=True)
+
+
+@lru_cache(maxsize=1)
+def vindr_annotations() -> pd.DataFrame:
+    """The packaged rows of VinDr-CXR's 15,000 training films, read once per process; leave them as they are."""
+    return read_annotations(_PACKAGED)[0]
 
 
 def _check_columns(table: Table, path: Path) -> None:

@@ -1,9 +1,4 @@
-"""The demo cohort: a chest X-ray data set that anyone may have, in the layout of VinDr-CXR.
-
-Films are simulated physically from one chest CT (`anatomy`), with findings built into the body (`lesions`), one
-geometry and exposure per patient (`projection`, `film`), three readers who disagree (`readers`), reports and clinical
-context (`reports`), written as the DICOM files that scanners write (`files`). `data/demo_cohort.md` is the data sheet.
-"""
+"""A whole cohort: patients made in parallel and resumed after a stop, tables joined, cohort.json written last."""
 
 import hashlib
 import json
@@ -21,7 +16,6 @@ from cliniqure_utils.runs import clear_unfinished, write_json, write_jsonl, writ
 from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING, PHYSIONET_TO_KAGGLE
 
 VERSION = 4  # raise when a change alters the films or the tables
-SIMULATED_FINDINGS = FINDINGS
 LAYOUTS = {  # layout -> file with the readers' boxes
     "kaggle": "train.csv",
     "physionet": "annotations/annotations_train.csv",
@@ -81,7 +75,7 @@ def ensure_cohort(
         clear_unfinished(data_dir)
         settings = {
             "version": VERSION, "n_patients": n_patients, "size": size, "seed": seed, "layout": layout,
-            "findings": list(SIMULATED_FINDINGS),
+            "findings": list(FINDINGS),
         }  # fmt: skip
         made = _read_json(data_dir / "cohort.json")
         if made and anatomy == "phantom" and made.get("anatomy") != "phantom":

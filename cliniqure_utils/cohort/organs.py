@@ -1,6 +1,5 @@
 """Label values of the organs in every volume: those of TotalSegmentator v2, which the phantom uses too."""
 
-# Label values of TotalSegmentator v2, which the phantom uses too.
 LOBES = {"left upper": 10, "left lower": 11, "right upper": 12, "right middle": 13, "right lower": 14}
 HEART, AORTA = 51, 52
 BONES = (*range(25, 51), *range(69, 75), *range(92, 117), 118)

@@ -86,7 +86,7 @@ def simulate(
     """
     unknown = set(findings) - {*lesions.MAKERS, "Cardiomegaly", "Aortic enlargement"}
     if unknown:
-        raise ValueError(f"cannot simulate {', '.join(sorted(unknown))}; see cohort.SIMULATED_FINDINGS")
+        raise ValueError(f"cannot simulate {', '.join(sorted(unknown))}; expected names of vocabulary.FINDINGS")
     n_grid = n_grid or max(48, int(0.6 * size))
     pose, exposure = draw_day(seed, visit, vary)
     geometry = Geometry(anatomy, np.random.default_rng([*seed, 0]), pose, n_grid, vary)

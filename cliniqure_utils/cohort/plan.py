@@ -2,7 +2,7 @@
 
 Two things come from the packaged annotations, and no row of them is kept: how often any reader names a finding on a
 film, and which findings one reader names together. The cohort holds each finding in proportion to the square root of
-its rate there, since at VinDr's own rates 600 patients would hold four pneumothoraces; which findings keep company
+its rate there, since at VinDr's own rates 600 patients would hold four pneumothoraces; which findings come together
 stays as it is there, by exponential tilting: of all tables with the wanted rates, the one closest to VinDr's.
 """
 
@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from cliniqure_utils.annotations import read_annotations
+from cliniqure_utils.annotations import vindr_annotations
 from cliniqure_utils.vocabulary import FINDINGS
 
 BLOCK = 600  # patients that are planned together, so that each finding is there as often as it should be
@@ -36,7 +36,7 @@ AGE_SHIFT = {
 
 
 @dataclass(frozen=True)
-class Company:
+class Combinations:
     """Which findings a reader of VinDr-CXR names together, and how often any reader names each.
 
     Attributes:
@@ -51,19 +51,13 @@ class Company:
 
 
 @lru_cache(maxsize=1)
-def vindr_annotations() -> pd.DataFrame:
-    """The packaged rows of VinDr-CXR, read once."""
-    return read_annotations("torchxrayvision")[0]
-
-
-@lru_cache(maxsize=1)
-def measure_company() -> Company:
+def vindr_combinations() -> Combinations:
     """Measure VinDr-CXR's packaged annotations (half a second, once per process)."""
-    return company_of(vindr_annotations())
+    return combinations_in(vindr_annotations())
 
 
-def company_of(annotations: pd.DataFrame) -> Company:
-    """As `measure_company`, of any annotations in the form of `annotations.read_annotations`."""
+def combinations_in(annotations: pd.DataFrame) -> Combinations:
+    """As `vindr_combinations`, of any annotations in the form of `annotations.read_annotations`."""
     found = annotations[annotations.class_id < len(FINDINGS)]
     n_films = annotations.image_id.nunique()
     rate = found.groupby("class_id").image_id.nunique().reindex(range(len(FINDINGS)), fill_value=0) / n_films
@@ -72,7 +66,7 @@ def company_of(annotations: pd.DataFrame) -> Company:
     code, count = np.unique(codes.to_numpy(), return_counts=True)
     sets = (code[:, None] >> np.arange(len(FINDINGS)) & 1).astype(bool)
     kept = sets.sum(1) <= MOST_FINDINGS
-    return Company(rate.to_numpy(float), sets[kept], count[kept] / count[kept].sum())
+    return Combinations(rate.to_numpy(float), sets[kept], count[kept] / count[kept].sum())
 
 
 def target_shares(rate: np.ndarray) -> np.ndarray:
@@ -80,16 +74,16 @@ def target_shares(rate: np.ndarray) -> np.ndarray:
     return np.maximum(SCALE * np.sqrt(rate), LEAST_SHARE)
 
 
-def tilt(company: Company, wanted: np.ndarray) -> np.ndarray:
+def tilt(combinations: Combinations, wanted: np.ndarray) -> np.ndarray:
     """Weights of the sets under which each finding has the `wanted` share, as close to VinDr-CXR's as that allows.
 
     Each set's weight is multiplied by one factor per finding in it; the factors come from Newton's method on the convex
     dual. Source: Csiszár 1975, Annals of Probability 3:146-158 (I-projection).
     """
-    sets = company.sets.astype(float)
+    sets = combinations.sets.astype(float)
     factors = np.zeros(sets.shape[1])
     for _ in range(100):
-        score = sets @ factors + np.log(company.weight)
+        score = sets @ factors + np.log(combinations.weight)
         weight = np.exp(score - score.max())
         weight /= weight.sum()
         mean = weight @ sets
@@ -108,14 +102,14 @@ def plan_block(seed: int, block: int) -> tuple[tuple[str, ...], ...]:
 
     Sets are drawn from the tilted table; then single patients are drawn anew where that brings the counts closer.
     """
-    company = measure_company()
-    shares = target_shares(company.rate)
+    combinations = vindr_combinations()
+    shares = target_shares(combinations.rate)
     rng = np.random.default_rng([seed, block, 20])
     n_abnormal = round(BLOCK * (1 - NORMAL_SHARE))
-    weight = tilt(company, shares / (1 - NORMAL_SHARE))
+    weight = tilt(combinations, shares / (1 - NORMAL_SHARE))
     wanted = np.round(shares * BLOCK)
-    drawn = company.sets[rng.choice(len(weight), n_abnormal, p=weight)]
-    proposals = company.sets[rng.choice(len(weight), 20_000, p=weight)]
+    drawn = combinations.sets[rng.choice(len(weight), n_abnormal, p=weight)]
+    proposals = combinations.sets[rng.choice(len(weight), 20_000, p=weight)]
     places = rng.integers(n_abnormal, size=len(proposals))
     counts = drawn.sum(0).astype(float)
     for place, proposal in zip(places, proposals, strict=True):

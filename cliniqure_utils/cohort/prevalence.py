@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cliniqure_utils.annotations import read_annotations, reader_ceiling
-from cliniqure_utils.cohort.plan import measure_company, target_shares, vindr_annotations
+from cliniqure_utils.annotations import read_annotations, reader_ceiling, vindr_annotations
+from cliniqure_utils.cohort.plan import target_shares, vindr_combinations
 from cliniqure_utils.vocabulary import FINDINGS
 
 # VinDr-CXR's annotation file has no image sizes. This is the middle one of the three that the paper prints (table 2).
@@ -23,7 +23,7 @@ def prevalence_table(data_dir: str | Path) -> pd.DataFrame:
     cohort_truth, cohort_readers (any of three readers), cohort_films (number of films with it, by truth).
     """
     truth, drawn, n_films = _tables(data_dir)
-    rate = measure_company().rate
+    rate = vindr_combinations().rate
 
     def films(rows: pd.DataFrame) -> np.ndarray:
         return rows.groupby("class_name").image_id.nunique().reindex(FINDINGS, fill_value=0).to_numpy()

@@ -14,10 +14,10 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from cliniqure_utils.annotations import READERS, vindr_annotations
 from cliniqure_utils.annotations.boxes import pairs_within_groups
 from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING, NO_FINDING_ID, PHYSIONET_TO_KAGGLE
 
-READERS = ("R8", "R9", "R10")  # the trio that read most of VinDr-CXR's films
 SAME_PLACE = 0.5  # IoU from which two boxes of different names are one thing called two names
 NEAR, MATCH = 0.1, 0.4  # IoU from which boxes of one name mean the same thing, and from which they agree
 SWAPPED_WEIGHT = 0.25  # ours: with it, and the chances below, the simulated readers agree as the real ones do
@@ -51,8 +51,6 @@ class ReaderModel:
 @lru_cache(maxsize=1)
 def measure_vindr() -> ReaderModel:
     """The model of R8, R9 and R10 on VinDr-CXR's packaged annotations (a second, once per process)."""
-    from cliniqure_utils.cohort.plan import vindr_annotations
-
     return measure(vindr_annotations())
 
 

@@ -7,7 +7,7 @@ family, BSD), pyjpegls and pylibjpeg-openjpeg (MIT); RLE and deflate are pydicom
 
 from cliniqure_utils.dicom.archive import PNG_LEVEL, convert_archive, safe_name
 from cliniqure_utils.dicom.header import EXTENSIONS, UnreadableImage, image_id_of, read_header
-from cliniqure_utils.dicom.loading import load_cxr, load_image
+from cliniqure_utils.dicom.loading import load_cxr
 
 __all__ = [
     "EXTENSIONS",
@@ -16,7 +16,6 @@ __all__ = [
     "convert_archive",
     "image_id_of",
     "load_cxr",
-    "load_image",
     "read_header",
     "safe_name",
 ]

@@ -41,8 +41,8 @@ def load_cxr(path: str | Path, size: int | None = None, percentiles: tuple[float
     return film
 
 
-def load_image(path: str | Path, percentiles: tuple[float, float] | None = None) -> np.ndarray:
-    """A PNG or JPEG of 8 or 16 bits, grey -> float32 (height, width) in [0, 1], bright as stored.
+def _picture(path: Path, percentiles) -> GreyScale:
+    """A PNG or JPEG of 8 or 16 bits: its pixels, and the grey of each of their levels, bright as stored.
 
     8 bits are read as they are (255 = 1). With 16 bits nobody knows how many are used, so the full range of the pixels
     becomes 0 to 1, as in a DICOM file without a window.
@@ -50,12 +50,6 @@ def load_image(path: str | Path, percentiles: tuple[float, float] | None = None)
     Raises:
         UnreadableImage: Not a picture, a coloured or an animated one, or one flat grey.
     """
-    picture = _picture(Path(path), percentiles)
-    return shrink(picture, picture.pixels.shape, 0, None)
-
-
-def _picture(path: Path, percentiles) -> GreyScale:
-    """`load_image` before the greys are looked up."""
     try:
         with Image.open(path) as image:
             frames, mode = getattr(image, "n_frames", 1), image.mode

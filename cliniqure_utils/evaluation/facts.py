@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cliniqure_utils import metrics
-from cliniqure_utils.annotations import label_matrix, merge_reader_boxes, packaged_path, read_annotations
+from cliniqure_utils.annotations import label_matrix, merge_reader_boxes, packaged_path, vindr_annotations
 from cliniqure_utils.project import REPOSITORY
 from cliniqure_utils.runs import read_jsonl
 from cliniqure_utils.vocabulary import FINDINGS, NO_FINDING, NO_FINDING_ID
@@ -33,14 +33,8 @@ OPT_SIZES = {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads"
 
 
 @functools.cache
-def packaged_annotations() -> pd.DataFrame:
-    """VinDr-CXR's training annotations from the installed torchxrayvision, read once per process."""
-    return read_annotations("torchxrayvision")[0]
-
-
-@functools.cache
 def _any_reader_labels() -> np.ndarray:
-    annotations = packaged_annotations()
+    annotations = vindr_annotations()
     return label_matrix(annotations, sorted(annotations.image_id.unique())).to_numpy()
 
 
@@ -53,14 +47,14 @@ def _always_no_finding() -> dict[str, float]:
 def table1(run_dir: Path) -> list[str]:
     """The first six rows of the annotations, written as the paper's Table 1 prints them."""
     rows = []
-    for row in packaged_annotations().head(6).itertuples():
+    for row in vindr_annotations().head(6).itertuples():
         box = ["NA" if math.isnan(v) else f"{v:.0f}" for v in (row.x_min, row.y_min, row.x_max, row.y_max)]
         rows.append(", ".join([row.image_id[:TABLE1_ID_LENGTH], row.class_name, str(row.class_id), row.rad_id, *box]))
     return rows
 
 
 def _table2_annotations() -> pd.DataFrame:
-    annotations = packaged_annotations()
+    annotations = vindr_annotations()
     return annotations[annotations.image_id.str[: len(TABLE2_IDS[0])].isin(TABLE2_IDS)]
 
 
@@ -92,18 +86,18 @@ def table2_rows_without_no_finding(run_dir: Path) -> int:
 
 def n_images(run_dir: Path) -> int:
     """Images in the annotation file that Table 1 is printed from."""
-    return packaged_annotations().image_id.nunique()
+    return vindr_annotations().image_id.nunique()
 
 
 def n_findings(run_dir: Path) -> int:
     """Different findings in that file, "No finding" not counted."""
-    names = packaged_annotations().class_name
+    names = vindr_annotations().class_name
     return names[names != NO_FINDING].nunique()
 
 
 def names_pneumonia_or_tuberculosis(run_dir: Path) -> bool:
     """Is one of the two among the boxed findings of that file?"""
-    return bool(packaged_annotations().class_name.str.contains("pneumonia|tuberculosis", case=False).any())
+    return bool(vindr_annotations().class_name.str.contains("pneumonia|tuberculosis", case=False).any())
 
 
 def has_patient_columns(run_dir: Path) -> bool:
@@ -114,7 +108,7 @@ def has_patient_columns(run_dir: Path) -> bool:
 
 def readers_per_image(run_dir: Path) -> float:
     """Mean number of radiologists per image."""
-    return float(packaged_annotations().groupby("image_id").rad_id.nunique().mean())
+    return float(vindr_annotations().groupby("image_id").rad_id.nunique().mean())
 
 
 def always_no_finding_micro_f1(run_dir: Path) -> float:
@@ -139,7 +133,7 @@ def no_finding_share(run_dir: Path) -> float:
 
 def boxes_lost_by_literal_deduplication(run_dir: Path) -> float:
     """Share of finding boxes that go when raw rows are reduced to one per (image, class)."""
-    found = packaged_annotations()
+    found = vindr_annotations()
     found = found[found.class_name != NO_FINDING]
     return float(found.duplicated(["image_id", "class_name"]).mean())
 
@@ -172,13 +166,13 @@ def detector_outputs(run_dir: Path) -> int:
 
 def classifier_outputs(run_dir: Path) -> int:
     """Outputs of the classifier: columns of notebook 03's table of labels."""
-    return label_matrix(packaged_annotations().head(1), []).shape[1]
+    return label_matrix(vindr_annotations().head(1), []).shape[1]
 
 
 def one_label_map_for_both(run_dir: Path) -> bool:
     """Is class 0 the same thing for both models? (The detector's is background, the classifier's a finding.)"""
     detector = ("background", *FINDINGS)
-    classifier = tuple(label_matrix(packaged_annotations().head(1), []).columns)
+    classifier = tuple(label_matrix(vindr_annotations().head(1), []).columns)
     return detector == classifier
 
 

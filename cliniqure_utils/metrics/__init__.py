@@ -1,8 +1,7 @@
 """Metrics of classification, boxes and texts, their trivial baselines and bootstrap intervals.
 
-`METRICS` names every one with its definition. Every metric takes keyword arguments `references=` and `predictions=` (or
-`probabilities=`), because swapping the two changes precision into recall without an error. The stress panel of the text
-metrics is in `stress`.
+Every metric takes keyword arguments `references=` and `predictions=` (or `probabilities=`), because swapping the two
+changes precision into recall without an error. The stress panel of the text metrics is in `evaluation.stress`.
 """
 
 from cliniqure_utils.metrics.baselines import mean_box_baseline, whole_image_baseline
@@ -10,31 +9,27 @@ from cliniqure_utils.metrics.bert import (
     BertScorer,
     BertScores,
     MissingEncoder,
-    bert_scores,
     bert_scores_by_system,
     encoder_folder,
     random_pairs,
     shuffled_order,
 )
 from cliniqure_utils.metrics.bootstrap import mean_interval, percentile_interval, resample_counts
+from cliniqure_utils.metrics.calibration import calibration_error, reliability
 from cliniqure_utils.metrics.classification import (
     always_one_class,
     auroc,
     average_precision,
-    calibration_error,
     class_prior,
     classification_intervals,
     classification_scores,
     macro_auroc_interval,
     most_common_labels,
     per_class_intervals,
-    per_class_scores,
     per_image_f1,
-    reliability,
     with_no_finding,
 )
-from cliniqure_utils.metrics.comparison import holm, paired_classification_difference, paired_difference
-from cliniqure_utils.metrics.contract import METRICS, Metric
+from cliniqure_utils.metrics.comparison import holm, paired_difference
 from cliniqure_utils.metrics.detection import (
     FROC_POINTS,
     best_score_threshold,
@@ -43,22 +38,17 @@ from cliniqure_utils.metrics.detection import (
     box_scores_per_class,
     coco_map,
     froc,
-    map_interval,
     mean_average_precision,
     paired_map_difference,
 )
 from cliniqure_utils.metrics.errors import FINDING_F1, RATES, error_rates, paired_error_difference, report_errors
 from cliniqure_utils.metrics.overlap import DEFINITIONS, box_overlap, check_iou_dice, with_no_finding_boxes
 from cliniqure_utils.metrics.text import (
-    MissingExtra,
-    chexbert_scores,
     finding_f1,
     finding_scores,
     meteor_exact_stem,
-    missing_extras,
     most_common_report,
     pair_scores,
-    radgraph_f1,
     reverse_meaning,
     rouge_l,
     text_scores,
@@ -70,15 +60,11 @@ __all__ = [
     "DEFINITIONS",
     "FINDING_F1",
     "FROC_POINTS",
-    "METRICS",
-    "Metric",
     "MissingEncoder",
-    "MissingExtra",
     "RATES",
     "always_one_class",
     "auroc",
     "average_precision",
-    "bert_scores",
     "bert_scores_by_system",
     "best_score_threshold",
     "best_score_thresholds",
@@ -87,7 +73,6 @@ __all__ = [
     "box_scores_per_class",
     "calibration_error",
     "check_iou_dice",
-    "chexbert_scores",
     "class_prior",
     "classification_intervals",
     "classification_scores",
@@ -99,24 +84,19 @@ __all__ = [
     "froc",
     "holm",
     "macro_auroc_interval",
-    "map_interval",
     "mean_average_precision",
     "mean_box_baseline",
     "mean_interval",
     "meteor_exact_stem",
-    "missing_extras",
     "most_common_labels",
     "most_common_report",
     "pair_scores",
-    "paired_classification_difference",
     "paired_difference",
     "paired_error_difference",
     "paired_map_difference",
     "per_class_intervals",
-    "per_class_scores",
     "per_image_f1",
     "percentile_interval",
-    "radgraph_f1",
     "random_pairs",
     "reliability",
     "report_errors",

@@ -163,48 +163,6 @@ class BertScorer:
         return {text: len(tokens) for text, tokens in zip(texts, ids, strict=True)}
 
 
-def bert_scores(
-    *,
-    references: Sequence[str],
-    predictions: Sequence[str],
-    scorer: BertScorer | None = None,
-    baseline_texts: Sequence[str] | None = None,
-    n_random_pairs: int = 1000,
-    seed: int = 0,
-) -> BertScores:
-    """BERTScore of predicted against reference reports, with its two baselines.
-
-    Precision asks of each predicted word how well the reference covers it, recall the reverse; swapping the two texts
-    swaps the two numbers.
-
-    Args:
-        references: One text per image.
-        predictions: One text per image, same order.
-        scorer: A loaded `BertScorer`; None loads the default one.
-        baseline_texts: Reports of different images, whose random pairs are the zero of the rescaled scores; None takes
-            the references. With fewer than two of them nothing is rescaled, and the result says so.
-        n_random_pairs: How many such pairs.
-        seed: Seed of the random pairs and of the shuffling.
-
-    Returns:
-        A `BertScores`.
-
-    Raises:
-        ValueError: The two lists differ in length, or an entry is not text.
-        MissingEncoder: See `encoder_folder`.
-
-    Source: paper section 6.2 and Table 7 (notes, row 21); rescaling as in bert-score, baseline ours.
-    """
-    return bert_scores_by_system(
-        references=references,
-        predictions={"": predictions},
-        scorer=scorer,
-        baseline_texts=baseline_texts,
-        n_random_pairs=n_random_pairs,
-        seed=seed,
-    )[""]
-
-
 def bert_scores_by_system(
     *,
     references: Sequence[str],
@@ -214,7 +172,29 @@ def bert_scores_by_system(
     n_random_pairs: int = 1000,
     seed: int = 0,
 ) -> dict[str, BertScores]:
-    """`bert_scores` of several systems on the same images, each text encoded only once; name -> `BertScores`."""
+    """BERTScore of several systems' reports against the reference reports, with its two baselines.
+
+    Precision asks of each predicted word how well the reference covers it, recall the reverse; swapping the two texts
+    swaps the two numbers.
+
+    Args:
+        references: One text per image.
+        predictions: System -> one text per image, in the order of the references. Each different text is encoded once.
+        scorer: A loaded `BertScorer`; None loads the default one.
+        baseline_texts: Reports of different images, whose random pairs are the zero of the rescaled scores; None takes
+            the references. With fewer than two of them nothing is rescaled, and the result says so.
+        n_random_pairs: How many such pairs.
+        seed: Seed of the random pairs and of the shuffling.
+
+    Returns:
+        System -> `BertScores`.
+
+    Raises:
+        ValueError: Two lists differ in length, or an entry is not text.
+        MissingEncoder: See `encoder_folder`.
+
+    Source: paper section 6.2 and Table 7 (notes, row 21); rescaling as in bert-score, baseline ours.
+    """
     pairs_of = {name: text_pairs(references, texts) for name, texts in predictions.items()}
     references = list(references)
     baseline_texts = references if baseline_texts is None else text_pairs(baseline_texts, baseline_texts)[0]

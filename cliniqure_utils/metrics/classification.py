@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cliniqure_utils.metrics.bootstrap import percentile_interval, resample_counts
+from cliniqure_utils.ratios import ratio
 
 AVERAGES = ("micro", "macro", "weighted", "samples")
 
@@ -49,20 +50,10 @@ def classification_intervals(
     return {name: percentile_interval(v) for name, v in _scores(references, predictions, counts).items()}
 
 
-def per_class_scores(*, references, predictions) -> dict[str, np.ndarray]:
-    """precision, recall, f1 and support (positive references) of each class, arrays (k,)."""
-    references, predictions = _binary(references, predictions)
-    both = (references & predictions).sum(0)
-    precision = _ratio(both, predictions.sum(0))
-    recall = _ratio(both, references.sum(0))
-    f1 = _ratio(2 * both, references.sum(0) + predictions.sum(0))
-    return {"precision": precision, "recall": recall, "f1": f1, "support": references.sum(0)}
-
-
 def per_image_f1(*, references, predictions) -> np.ndarray:
     """F1 of each image (n,); 0 where neither side names a class: add "No finding" first (`with_no_finding`)."""
     references, predictions = _binary(references, predictions)
-    return _ratio(2 * (references & predictions).sum(1), references.sum(1) + predictions.sum(1))
+    return _rate(2 * (references & predictions).sum(1), references.sum(1) + predictions.sum(1))
 
 
 def with_no_finding(findings) -> np.ndarray:
@@ -179,12 +170,9 @@ def _with_scores(references, probabilities) -> tuple[np.ndarray, np.ndarray]:
     return references, probabilities
 
 
-def _ratio(numerator, denominator) -> np.ndarray:
-    """numerator / denominator, 0 where the denominator is 0."""
-    numerator, denominator = np.broadcast_arrays(
-        np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
-    )
-    return np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=denominator > 0)
+def _rate(part, whole) -> np.ndarray:
+    """`ratio` with scikit-learn's zero_division=0."""
+    return ratio(part, whole, empty=0.0)
 
 
 def _scores(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -197,23 +185,23 @@ def _scores(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray
     tp, said, there = counts[:, :n_classes], counts[:, n_classes : 2 * n_classes], counts[:, 2 * n_classes :]
     total = weights.sum(1)
 
-    precision, recall, f1 = _ratio(tp, said), _ratio(tp, there), _ratio(2 * tp, said + there)
-    support = _ratio(there, there.sum(1, keepdims=True))
+    precision, recall, f1 = _rate(tp, said), _rate(tp, there), _rate(2 * tp, said + there)
+    support = _rate(there, there.sum(1, keepdims=True))
     micro = tp.sum(1), said.sum(1), there.sum(1)
     per_image = np.stack(
         [
-            _ratio(both.sum(1), predictions.sum(1)),
-            _ratio(both.sum(1), references.sum(1)),
-            _ratio(2 * both.sum(1), predictions.sum(1) + references.sum(1)),
+            _rate(both.sum(1), predictions.sum(1)),
+            _rate(both.sum(1), references.sum(1)),
+            _rate(2 * both.sum(1), predictions.sum(1) + references.sum(1)),
         ],
         axis=1,
     )
     samples = weights @ per_image / total[:, None]
     wrong = weights @ (references != predictions).mean(1)
     return {
-        "micro_precision": _ratio(micro[0], micro[1]),
-        "micro_recall": _ratio(micro[0], micro[2]),
-        "micro_f1": _ratio(2 * micro[0], micro[1] + micro[2]),
+        "micro_precision": _rate(micro[0], micro[1]),
+        "micro_recall": _rate(micro[0], micro[2]),
+        "micro_f1": _rate(2 * micro[0], micro[1] + micro[2]),
         "macro_precision": precision.mean(1),
         "macro_recall": recall.mean(1),
         "macro_f1": f1.mean(1),
@@ -253,62 +241,7 @@ def _weighted_precision(references: np.ndarray, scores: np.ndarray, weights: np.
         starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # equal scores enter together
         true = np.add.reduceat(weight * references[order, k], starts, axis=1)
         said = np.cumsum(np.add.reduceat(weight, starts, axis=1), axis=1)
-        precision = _ratio(np.cumsum(true, axis=1), said)
+        precision = _rate(np.cumsum(true, axis=1), said)
         positives = true.sum(1)
         np.divide((true * precision).sum(1), positives, out=result[:, k], where=positives > 0)
     return result
-
-
-def reliability(*, references, probabilities, n_bins: int = 10) -> pd.DataFrame:
-    """Answers grouped by their probability.
-
-    Args:
-        references: 0/1, any shape: what is there.
-        probabilities: The same shape, in [0, 1].
-        n_bins: Groups of equal width; a value on an edge belongs to the group above it, 1 to the last.
-
-    Returns:
-        One row per group: low, high (edges), n (answers), confidence (mean probability), frequency (share of them that
-        are there); NaN in an empty group.
-
-    Raises:
-        ValueError: Shapes differ, nothing is given, or a value is out of range.
-
-    Source: DeGroot and Fienberg 1983.
-    """
-    references, probabilities = np.asarray(references, dtype=float), np.asarray(probabilities, dtype=float)
-    if references.shape != probabilities.shape or references.size == 0:
-        raise ValueError(
-            f"expected references and probabilities of one shape, found {references.shape} and {probabilities.shape}"
-        )
-    if not (np.isin(references, (0, 1)).all() and ((probabilities >= 0) & (probabilities <= 1)).all()):
-        raise ValueError("references must be 0 or 1, probabilities must lie in [0, 1]")
-    place = np.minimum((probabilities.ravel() * n_bins).astype(int), n_bins - 1)
-    n = np.bincount(place, minlength=n_bins)
-    sums = [np.bincount(place, values.ravel(), minlength=n_bins) for values in (probabilities, references)]
-    confidence, frequency = (np.divide(s, n, out=np.full(n_bins, np.nan), where=n > 0) for s in sums)
-    edges = np.linspace(0, 1, n_bins + 1)
-    return pd.DataFrame(
-        {"low": edges[:-1], "high": edges[1:], "n": n, "confidence": confidence, "frequency": frequency}
-    )
-
-
-def calibration_error(*, references, probabilities, n_bins: int = 10) -> dict[str, float]:
-    """How far probabilities lie from frequencies.
-
-    Returns:
-        ece: the mean gap between confidence and frequency over the groups of `reliability`, weighted by their size;
-        brier: the mean squared error of the probabilities; brier_prior: the same of always answering the frequency of
-        each class (the last axis), the least that knowing nothing else can reach. All in [0, 1], 0 is best.
-
-    Source: Naeini et al. 2015 (expected calibration error); Brier 1950.
-    """
-    table = reliability(references=references, probabilities=probabilities, n_bins=n_bins)
-    references, probabilities = np.asarray(references, dtype=float), np.asarray(probabilities, dtype=float)
-    prior = references.mean(0, keepdims=True)
-    gap = (table.confidence - table.frequency).abs().fillna(0)
-    return {
-        "ece": float((gap * table.n).sum() / table.n.sum()),
-        "brier": float(((probabilities - references) ** 2).mean()),
-        "brier_prior": float(((prior - references) ** 2).mean()),
-    }

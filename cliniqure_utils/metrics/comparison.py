@@ -13,8 +13,6 @@ import numpy as np
 
 from cliniqure_utils.metrics.bootstrap import percentile_interval, resample_counts
 
-SUMMED = ("micro_precision", "micro_recall", "micro_f1", "macro_precision", "macro_recall", "macro_f1")
-
 
 def paired_difference(values_a, values_b, n_resamples: int = 1000, seed: int = 0) -> dict[str, float]:
     """Compare two systems by one value per image, such as an F1 or a BERTScore.
@@ -44,54 +42,6 @@ def paired_difference(values_a, values_b, n_resamples: int = 1000, seed: int = 0
     return {"difference": mean, "low": low, "high": high, "p": _p_value(mean, flips), "n": len(a)}
 
 
-def paired_classification_difference(
-    *, references, predictions_a, predictions_b, metric: str = "micro_f1", n_resamples: int = 1000, seed: int = 0
-) -> dict[str, float]:
-    """Compare two classifiers by a score that is not a mean over images, such as micro or macro F1.
-
-    Args:
-        references, predictions_a, predictions_b: (n images, k classes) 0/1 or bool.
-        metric: One of `SUMMED`, defined as in `classification_scores`.
-        n_resamples, seed: As in `paired_difference`; the test swaps the two models' answers image by image.
-
-    Returns:
-        a, b (the two scores), difference (a - b), low, high, p.
-
-    Raises:
-        ValueError: Shapes differ, a value is neither 0 nor 1, or the metric is unknown.
-    """
-    if metric not in SUMMED:
-        raise ValueError(f"unknown metric {metric!r}; expected one of {', '.join(SUMMED)}")
-    references, a, b = (np.asarray(array) for array in (references, predictions_a, predictions_b))
-    if references.ndim != 2 or not references.shape == a.shape == b.shape or references.size == 0:
-        raise ValueError(f"expected three arrays of one shape, found {references.shape}, {a.shape} and {b.shape}")
-    if not all(np.isin(array, (0, 1)).all() for array in (references, a, b)):
-        raise ValueError("labels and decisions must be 0 or 1")
-    references, a, b = (array.astype(float) for array in (references, a, b))
-
-    def sums(answers, other, taken, counts):
-        """Hits and answers per class when `taken` of each image's `counts` copies use `answers`, the rest `other`."""
-        rest = counts - taken
-        return taken @ (references * answers) + rest @ (references * other), taken @ answers + rest @ other
-
-    whole = np.ones((1, len(references)))
-    counts = resample_counts(len(references), n_resamples, seed).astype(float)
-    swapped = (_signs(n_resamples, len(references), seed) > 0).astype(float)
-    scores = {}
-    for name, taken, weight in (
-        ("point", whole, whole), ("bootstrap", counts, counts), ("swapped", swapped, np.ones_like(swapped)),
-    ):  # fmt: skip
-        there = weight @ references
-        scores[name] = [_summed(metric, *sums(x, y, taken, weight), there) for x, y in ((a, b), (b, a))]
-    differences = {name: one - other for name, (one, other) in scores.items()}
-    low, high = percentile_interval(differences["bootstrap"])
-    observed = float(differences["point"][0])
-    return {
-        "a": float(scores["point"][0][0]), "b": float(scores["point"][1][0]), "difference": observed,
-        "low": low, "high": high, "p": _p_value(observed, differences["swapped"]),
-    }  # fmt: skip
-
-
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """p values corrected for their number: name -> the least error level at which it would still be called.
 
@@ -114,12 +64,3 @@ def _signs(n_resamples: int, n: int, seed: int) -> np.ndarray:
 def _p_value(observed: float, under_null: np.ndarray) -> float:
     # Sums in another order differ in the last digit, and an exact tie counts as "at least as large".
     return float((1 + (np.abs(under_null) >= abs(observed) - 1e-12).sum()) / (1 + len(under_null)))
-
-
-def _summed(metric: str, hits: np.ndarray, said: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """A micro or macro score of every row; arrays (r, k); a ratio without a denominator counts 0."""
-    average, part = metric.split("_")
-    if average == "micro":
-        hits, said, there = (array.sum(1, keepdims=True) for array in (hits, said, there))
-    top, bottom = {"precision": (hits, said), "recall": (hits, there), "f1": (2 * hits, said + there)}[part]
-    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0).mean(1)

@@ -47,15 +47,6 @@ def mean_average_precision(
     return (float(np.mean(list(found.values()))) if found else float("nan")), found
 
 
-def map_interval(
-    *, references, predictions, image_ids, iou_threshold: float = 0.4, n_resamples: int = 1000, seed: int = 0
-) -> tuple[float, float, float]:
-    """(mAP, low, high), 95% bootstrap interval by image; `image_ids` lists every evaluated image once."""
-    match = Matches(references, predictions, iou_threshold, None, image_ids)
-    point, samples = match.bootstrap(n_resamples, seed)
-    return point, *percentile_interval(samples)
-
-
 def paired_map_difference(
     *, references, predictions_a, predictions_b, image_ids, iou_threshold: float = 0.4, n_resamples: int = 1000,
     seed: int = 0,

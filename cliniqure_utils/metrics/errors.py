@@ -14,6 +14,7 @@ import pandas as pd
 from cliniqure_utils import labeller
 from cliniqure_utils.metrics.bootstrap import percentile_interval, resample_counts
 from cliniqure_utils.metrics.text import text_pairs
+from cliniqure_utils.ratios import ratio
 
 # Rate -> (counted, out of); both are columns of `report_errors`. Micro F1 is 2 right / (there + said).
 RATES = MappingProxyType(
@@ -77,7 +78,7 @@ def report_errors(*, references: Sequence[str], predictions: Sequence[str]) -> p
 
 def error_rates(counts: pd.DataFrame) -> dict[str, float]:
     """Micro finding F1 and the four rates of `RATES`, in [0, 1], NaN where there is nothing to count; mean words."""
-    rates = {name: float(_ratio(name, counts.sum())) for name in (FINDING_F1, *RATES)}
+    rates = {name: float(_rate(name, counts.sum())) for name in (FINDING_F1, *RATES)}
     return rates | {"words": float(counts.words.mean()) if len(counts) else float("nan")}
 
 
@@ -101,9 +102,9 @@ def paired_error_difference(
     if len(counts_a) == 0 or list(counts_a.there) != list(counts_b.there):
         raise ValueError("the two systems were not scored on the same references")
     weights = resample_counts(len(counts_a), n_resamples, seed)
-    values = [_ratio(rate, counts.sum()) for counts in (counts_a, counts_b)]
+    values = [_rate(rate, counts.sum()) for counts in (counts_a, counts_b)]
     resampled = [
-        _ratio(rate, {name: weights @ counts[name].to_numpy(dtype=float) for name in counts.columns})
+        _rate(rate, {name: weights @ counts[name].to_numpy(dtype=float) for name in counts.columns})
         for counts in (counts_a, counts_b)
     ]
     low, high = percentile_interval(resampled[0] - resampled[1])
@@ -111,13 +112,11 @@ def paired_error_difference(
     return {"a": a, "b": b, "difference": a - b, "low": low, "high": high, "n": len(counts_a)}
 
 
-def _ratio(rate: str, sums):
+def _rate(rate: str, sums) -> np.ndarray:
     if rate == FINDING_F1:
-        top, bottom = 2 * np.asarray(sums["right"], float), np.asarray(sums["there"] + sums["said"], float)
-    else:
-        counted, out_of = RATES[rate]
-        top, bottom = np.asarray(sums[counted], float), np.asarray(sums[out_of], float)
-    return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+        return ratio(2 * sums["right"], sums["there"] + sums["said"])
+    counted, out_of = RATES[rate]
+    return ratio(sums[counted], sums[out_of])
 
 
 def _part(denied: dict[str, set[str]], name: str) -> set[str]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from cliniqure_utils.annotations import iou_matrix
 from cliniqure_utils.metrics.bootstrap import resample_counts
+from cliniqure_utils.ratios import ratio
 from cliniqure_utils.vocabulary import BOX
 
 # Resamples are worked off in blocks, so that no array holds more than this many numbers (32 MB as float64).
@@ -117,7 +118,7 @@ class Matches:
                 weight = weights[block][:, self.image[rows]]
                 true = np.cumsum(np.add.reduceat(weight * self.hits[rows], starts, axis=1), axis=1)
                 said = np.cumsum(np.add.reduceat(weight, starts, axis=1), axis=1)
-                precision = np.divide(true, said, out=np.zeros_like(true), where=said > 0)
+                precision = ratio(true, said, empty=0.0)
                 envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
                 area = (np.diff(true, axis=1, prepend=0.0) * envelope).sum(1)
                 known = there[block] > 0
@@ -132,5 +133,4 @@ class Matches:
         samples = self.average_precision(resample_counts(self.n_images, n_resamples, seed))
         known = ~np.isnan(samples)
         total = np.where(known, samples, 0.0).sum(1)
-        means = np.divide(total, known.sum(1), out=np.full(len(samples), np.nan), where=known.any(1))
-        return float(np.nanmean(point)), means
+        return float(np.nanmean(point)), ratio(total, known.sum(1))

@@ -7,6 +7,7 @@ from cliniqure_utils.annotations import iou_matrix
 from cliniqure_utils.metrics.baselines import on_every_image
 from cliniqure_utils.metrics.bootstrap import percentile_interval, resample_counts
 from cliniqure_utils.metrics.matching import checked_boxes, greedy_match
+from cliniqure_utils.ratios import ratio
 from cliniqure_utils.vocabulary import BOX, NO_FINDING
 
 DEFINITIONS = {
@@ -82,7 +83,7 @@ def box_overlap(
     for name, parts in (("iou", iou), ("dice", dice)):
         per_image = [np.bincount(image, part, minlength=len(image_ids)) for part in parts]
         sums = [[weight @ part for part in per_image] for weight in weights]
-        ratios = [np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0) for a, b in sums]
+        ratios = [ratio(shared, whole) for shared, whole in sums]
         result[name] = float(ratios[0][0])
         if n_resamples > 0:
             result[f"{name}_low"], result[f"{name}_high"] = percentile_interval(ratios[1])

@@ -1,4 +1,4 @@
-"""Scores of report texts without an encoder: n-gram overlap, METEOR, agreement of stated findings, optional models.
+"""Scores of report texts without an encoder: n-gram overlap, METEOR, agreement of stated findings.
 
 `text_scores` gives one number per set of reports, `pair_scores` one row per report, which intervals and paired tests
 need. BERTScore is in `bert.py`.
@@ -6,8 +6,8 @@ need. BERTScore is in `bert.py`.
 
 import functools
 import re
-from collections.abc import Callable, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,17 +16,7 @@ from cliniqure_utils import labeller
 from cliniqure_utils.metrics.classification import classification_scores
 
 PARTS = ("precision", "recall", "f1")
-# Scorers that are not installed with this project: what each needs, in words a user can act on.
-EXTRAS = MappingProxyType(
-    {
-        "radgraph": "pip install radgraph; fetches its model (Hugging Face, StanfordAIMI/RRG_scorers) at first use",
-        "f1chexbert": "pip install f1chexbert; fetches chexbert.pth and bert-base-uncased (Hugging Face) at first use",
-    }
-)
-
-
-class MissingExtra(ImportError):
-    """An optional scorer is not installed; the sentence says what it needs."""
+NO_SYNONYMS = SimpleNamespace(synsets=lambda word: [])  # what nltk asks a WordNet for
 
 
 def text_scores(*, references: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
@@ -108,7 +98,7 @@ def meteor_exact_stem(*, references: Sequence[str], predictions: Sequence[str]) 
     references, predictions = text_pairs(references, predictions)
     pairs = [(_words(r), _words(p)) for r, p in zip(references, predictions, strict=True)]
     return np.array(
-        [single_meteor_score(r, p, stemmer=_CachedStemmer(), wordnet=_NoSynonyms()) for r, p in pairs], dtype=float
+        [single_meteor_score(r, p, stemmer=_CachedStemmer(), wordnet=NO_SYNONYMS) for r, p in pairs], dtype=float
     )
 
 
@@ -158,53 +148,6 @@ def finding_scores(*, references, predictions) -> dict[str, float]:
     return {f"{average}_{part}": scores[f"{average}_{part}"] for average in ("micro", "macro") for part in PARTS}
 
 
-def radgraph_f1(*, references: Sequence[str], predictions: Sequence[str]) -> np.ndarray:
-    """RadGraph F1 of each pair, float (n,) in [0, 1]: agreement of the entities a trained model finds in both
-    texts, each with whether it has a relation (level "partial"). An empty text scores 0.
-
-    Raises:
-        MissingExtra: The package radgraph is not installed.
-
-    Source: Jain et al. 2021, Delbrouck et al. 2022, 2024 (package radgraph, model radgraph-xl).
-    """
-    scorer = _extra("radgraph", "F1RadGraph")
-    references, predictions = text_pairs(references, predictions)
-    scores = np.zeros(len(references))
-    rows = [i for i, (r, p) in enumerate(zip(references, predictions, strict=True)) if r.strip() and p.strip()]
-    if rows:  # the package cannot parse an empty text
-        judge = scorer(reward_level="all", model_type="radgraph-xl")
-        _, per_pair, *_ = judge(hyps=[predictions[i] for i in rows], refs=[references[i] for i in rows])
-        scores[rows] = per_pair[1]
-    return scores
-
-
-def chexbert_scores(*, references: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Micro and macro precision, recall and F1 over CheXbert's 14 labels, in [0, 1].
-
-    Raises:
-        MissingExtra: The package f1chexbert is not installed.
-        ValueError: The two lists differ in length, or an entry is not text.
-
-    Source: Smit et al. 2020 (package f1chexbert; of its two tables the one over all labels).
-    """
-    scorer = _extra("f1chexbert", "F1CheXbert")
-    references, predictions = text_pairs(references, predictions)
-    _, _, table, *_ = scorer()(hyps=predictions, refs=references)
-    names = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
-    return {
-        f"{average}_{part}": float(table[f"{average} avg"][key])
-        for average in ("micro", "macro")
-        for part, key in names.items()
-    }
-
-
-def missing_extras() -> dict[str, str]:
-    """Optional scorers that are not installed: name -> one line that says what it needs."""
-    import importlib.util
-
-    return {name: needs for name, needs in EXTRAS.items() if importlib.util.find_spec(name) is None}
-
-
 def most_common_report(train_texts: Sequence[str]) -> str:
     """Trivial baseline: the text that occurs most often in training (the first in sorted order among equals)."""
     if not len(train_texts):
@@ -237,25 +180,8 @@ def reverse_meaning(text: str) -> str:
     return pattern.sub(lambda found: _REVERSED[found.group().lower()], text)
 
 
-def _extra(package: str, name: str) -> Callable:
-    import importlib
-
-    try:
-        return getattr(importlib.import_module(package), name)
-    except ImportError:
-        raise MissingExtra(f"{name} is an optional extra and not installed: {EXTRAS[package]}") from None
-
-
 def _words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", text.lower())
-
-
-class _NoSynonyms:
-    """A WordNet without a word in it."""
-
-    @staticmethod
-    def synsets(word: str) -> list:
-        return []
 
 
 @functools.cache

@@ -8,20 +8,13 @@ from cliniqure_utils.annotations import (
     fuse_reader_boxes,
     iou_matrix,
     merge_reader_boxes,
-    read_annotations,
     rescale_boxes,
 )
 from cliniqure_utils.annotations.boxes import pairs_within_groups
 from cliniqure_utils.annotations.merging import COUNTING_RULES, DUPLICATES, NAMES, RULES
 from cliniqure_utils.vocabulary import BOX
 
-BOX = BOX
 TABLE_2_IMAGE = "0005e8e3701dfb1dd93d53e2ff537b6e"
-
-
-@pytest.fixture(scope="module")
-def packaged():
-    return read_annotations("torchxrayvision")[0]
 
 
 def make(rows):
@@ -44,8 +37,8 @@ def test_rescale_there_and_back():
     np.testing.assert_allclose(rescale_boxes(moved, (224, 224), (144, 180))[0], [30, 40, 34, 44])
 
 
-def test_table_2_of_the_paper(packaged):
-    merged = merge_reader_boxes(packaged[packaged.image_id == TABLE_2_IMAGE])
+def test_table_2_of_the_paper(vindr):
+    merged = merge_reader_boxes(vindr[vindr.image_id == TABLE_2_IMAGE])
     rows = list(zip(*(merged[c] for c in (*BOX, "class_names", "class_labels")), strict=True))
     assert rows == [  # in the order of the printed table
         (900, 583, 1205, 890, "Infiltration, Lung Opacity", [6, 7]),
@@ -53,9 +46,9 @@ def test_table_2_of_the_paper(packaged):
     ]
 
 
-def test_table_2_normal_films_get_a_whole_film_box(packaged):
+def test_table_2_normal_films_get_a_whole_film_box(vindr):
     image_id = "000434271f63a053c4128a0ba6352c7f"
-    rows = packaged[packaged.image_id == image_id]
+    rows = vindr[vindr.image_id == image_id]
     merged = merge_reader_boxes(rows, {image_id: (2336, 2836)})
     assert merged[BOX].to_numpy().tolist() == [[0, 0, 2336, 2836]] and merged.class_labels.tolist() == [[14]]
     assert merge_reader_boxes(rows, no_finding="drop").empty
@@ -132,15 +125,15 @@ def test_same_box_under_two_names_becomes_one_row_with_both():
     assert merged.class_names.tolist() == ["Cardiomegaly, Pleural effusion"]
 
 
-def test_removing_duplicates_before_the_merge_would_delete_57_percent(packaged):
-    drawn = len(fuse_reader_boxes(packaged, "keep_all"))
-    left = fuse_reader_boxes(packaged, "one_per_class")
+def test_removing_duplicates_before_the_merge_would_delete_57_percent(vindr):
+    drawn = len(fuse_reader_boxes(vindr, "keep_all"))
+    left = fuse_reader_boxes(vindr, "one_per_class")
     assert (drawn, drawn - len(left)) == (36096, 20731)
     assert not left.duplicated(["image_id", "class_id"]).any()
 
 
-def test_all_packaged_films_are_merged(packaged):
-    sizes = {d: len(merge_reader_boxes(packaged, no_finding="drop", duplicates=d)) for d in DUPLICATES}
+def test_all_packaged_films_are_merged(vindr):
+    sizes = {d: len(merge_reader_boxes(vindr, no_finding="drop", duplicates=d)) for d in DUPLICATES}
     assert abs(sizes["keep"] - 27200) < 100  # "about 27,200" in first-come order, measured independently
     assert sizes == {"keep": 27211, "overlapping": 20821, "literal": 14898}
 
@@ -307,13 +300,13 @@ def test_pairs_within_groups_equal_the_matrix():
     np.testing.assert_array_equal(iou, matrix[i, j])
 
 
-def test_boxes_per_film_of_every_rule_agree_with_independent_counts(packaged):
+def test_boxes_per_film_of_every_rule_agree_with_independent_counts(vindr):
     """Two of the readers R8, R9, R10 fused, averaged over the reader left out; counted with other code."""
-    readers = packaged.groupby("image_id").rad_id.agg(lambda r: frozenset(r))
-    abnormal = packaged[packaged.class_id != 14].image_id.unique()
+    readers = vindr.groupby("image_id").rad_id.agg(lambda r: frozenset(r))
+    abnormal = vindr[vindr.class_id != 14].image_id.unique()
     films = readers.index[(readers == frozenset(["R8", "R9", "R10"])) & readers.index.isin(abnormal)]
     assert len(films) == 4146
-    chosen = packaged[packaged.image_id.isin(films)]
+    chosen = vindr[vindr.image_id.isin(films)]
 
     def per_film(rule, **options):
         n = sum(len(fuse_reader_boxes(chosen[chosen.rad_id != out], rule, **options)) for out in ("R8", "R9", "R10"))

@@ -1,7 +1,7 @@
 """Bootstrap intervals: ours beside a loop that calls scikit-learn on each resample, at the size of VinDr-CXR's test."""
 
 import numpy as np
-from common import Bench, cost, cpu_seconds
+from common import Bench, cost
 from sklearn import metrics as sk
 
 from cliniqure_utils import metrics
@@ -21,7 +21,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     references = rng.random((N_IMAGES, N_CLASSES)) < rng.uniform(0.02, 0.4, N_CLASSES)
     probabilities = np.clip(0.3 * references + rng.random(references.shape), 0, 1)
-    predictions, other = probabilities > 0.7, probabilities > 0.6
+    predictions = probabilities > 0.7
     resamples = [rng.integers(N_IMAGES, size=N_IMAGES) for _ in range(LOOPED)]
     both = {"references": references, "n_resamples": N_RESAMPLES}
 
@@ -48,8 +48,4 @@ def main() -> None:
         bench.compare(f"bootstrap of {name}", "CPU s", found.cpu / 1000, slow.cpu / 1000 * N_RESAMPLES / LOOPED,
                       "scikit-learn, resample by resample")  # fmt: skip
     bench.state("all classification metrics together", "CPU s", total)
-    paired = {"predictions_a": predictions, "predictions_b": other, **both}
-    for metric in ("micro_f1", "macro_f1"):
-        seconds = cpu_seconds(lambda m=metric: metrics.paired_classification_difference(metric=m, **paired), 2)
-        bench.state(f"model against model, {metric}, interval and p", "CPU s", seconds)
     bench.write()
