@@ -1,7 +1,7 @@
 """What training the report model needs beside the shared engine: two learning rates, and BLEU-4 to choose by.
 
-training.fit(model, items, collate=cmn.collate, param_groups=cmn.LearningRates(trunk=1e-4, rest=5e-4),
-             evaluate=cmn.ReportScores(val_items), metric="bleu_4", ...)
+plan = training.Plan(seed=seed, param_groups=cmn.LearningRates(trunk=1e-4, rest=5e-4), metric="bleu_4", ...)
+training.fit(model, items, plan, collate=cmn.collate, evaluate=cmn.ReportScores(val_items), ...)
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from cliniqure_utils.cmn.tokenizer import to_prose
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Parameter groups for `training.fit`: the trunk saw pictures before, the rest starts from nothing.
+    """Parameter groups for `training.Plan`: the trunk saw pictures before, the rest starts from nothing.
 
     Called with a model, gives optimizer groups of its parameters that want gradients. The schedule multiplies both
     rates. A class and not a closure, so that it can be sent to other processes.
@@ -74,7 +74,7 @@ def write_reports(
 
 @dataclass(frozen=True)
 class ReportScores:
-    """Scores of written reports against true ones, for `training.fit(evaluate=..., metric="bleu_4")`.
+    """Scores of written reports against true ones, for `training.fit(evaluate=...)` and a plan with `metric="bleu_4"`.
 
     Called with a model, gives bleu_1 to bleu_4, rouge_l and finding_f1 (micro, of the findings that the rule labeller
     reads in both texts) in [0, 1]. References are the items' ids made words again, as in the public code: cleaned, cut

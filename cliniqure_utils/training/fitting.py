@@ -1,9 +1,9 @@
-"""One training engine for the detector, the classifier and the report model: the Hugging Face Trainer.
+"""`fit`: the Hugging Face Trainer, and around it what the notebooks need.
 
 The Trainer brings gradient clipping, mixed precision, checkpoints, exact resume and several devices (`accelerate
-launch`). This module adds what the notebooks need around it: a table of the history, one progress bar, a stop on a
-non-finite loss that names the images, the choice of the best epoch by a metric of ours, an early stop, averaged
-weights, and training on several processes from inside a notebook (`n_processes`).
+launch`). This folder adds a plan that a checkpoint must agree with, a table of the history, one progress bar, a stop
+at a loss that is not finite, which names the images, the choice of the best epoch by a metric of ours, an early stop,
+averaged weights, and training on several processes from inside a notebook (`n_processes`).
 
 Several GPUs or hosts. In a notebook: `fit(..., n_processes=4)`, which starts `accelerate launch --num_processes 4` and
 brings the weights back. A script of one's own that calls `fit` is started with the same command:
@@ -15,10 +15,10 @@ on processes of one machine over gloo. Each process takes `batch_size` films per
 of processes.
 """
 
-import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -27,44 +27,22 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from cliniqure_utils.training import averaging
-from cliniqure_utils.training.trainer import (
-    Bare,
-    History,
-    OurTrainer,
-    Waiting,
-    patience_is_over,
-    trainer_may_edit,
-    usable_checkpoint,
-)
-
-SCHEDULERS = {"cosine": "cosine", "constant": "constant", "linear": "linear"}
+from cliniqure_utils.training.callbacks import AveragedWeights, Progress, Steering, history_table, patience_is_over
+from cliniqure_utils.training.checkpoints import MarkWhole, data_fingerprint, fingerprint, usable_checkpoint
+from cliniqure_utils.training.plan import Plan
+from cliniqure_utils.training.processes import fit_on_processes
+from cliniqure_utils.training.trainer import CheckedTrainer, WeightedDraws, as_the_trainer_takes_it
 
 
 def fit(
     model: nn.Module,
-    train_dataset,
+    data,
+    plan: Plan,
     *,
     output_dir: str | Path,
-    seed: int,
     device: str,
-    epochs: float = 1,
-    max_steps: int = -1,
-    batch_size: int = 4,
-    learning_rate: float = 1e-4,
-    weight_decay: float = 0.0,
-    optimizer: str = "adam",
-    scheduler: str = "cosine",
-    warmup_steps: int = 0,
-    max_grad_norm: float = 1.0,
-    collate: Callable | None = None,
-    param_groups: Callable[[nn.Module], list[dict]] | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-    metric: str | None = None,
-    patience: int | None = None,
-    sample_weights: Sequence[float] | None = None,
-    ema_decay: float | None = None,
-    mixed_precision: bool = True,
+    collate: Callable | None = None,
     n_workers: int = 0,
     n_processes: int = 1,
     log_steps: int | None = None,
@@ -74,37 +52,27 @@ def fit(
 ) -> pd.DataFrame:
     """Train `model` in place.
 
+    A killed training goes on from its last checkpoint when plan, model and data are the same; else it starts anew. It
+    also starts anew, and says so, where the data cannot be told from other data: they have no method `fingerprint()`
+    that returns a text, and are no list of dicts, lists, arrays, numbers and text.
+
     Args:
         model: `model(**batch)` returns a dict with a scalar `loss`.
-        train_dataset: Map-style data set of dicts; an `image_id` in an item is kept out of the model and named when
+        data: Map-style data set or list of dicts; an `image_id` in an item is kept out of the model and named when
             the loss is not finite. A `set_epoch(epoch)` method is called before each epoch.
+        plan: What decides the result.
         output_dir: Holds checkpoints while training runs, so that a killed run resumes at its last epoch; removed at
             the end.
-        seed: Seeds data order, dropout and augmentation.
         device: "cpu", "cuda", "mps".
-        epochs: Passes over the data; `max_steps` above 0 limits the steps instead.
-        batch_size: Items per step and process.
-        optimizer: "adam" (the paper's, L2 weight decay) or "adamw" (decoupled).
-        scheduler: A key of SCHEDULERS, stepped after each batch.
-        warmup_steps: Steps with a linearly growing learning rate, before the schedule.
-        max_grad_norm: Gradients are clipped to this norm; 0 leaves them alone.
-        collate: List of items -> batch dict. Default: torch's.
-        param_groups: model -> optimizer groups, each a dict with `params` and its own `lr`. Default: one group.
         evaluate: model (in eval mode, no gradients) -> dict of validation metrics, called after each epoch.
-        metric: Name among them; the epoch with its largest value is the one kept. None keeps the last epoch.
-        patience: Stop when `metric` has not grown for so many epochs. None trains to the end.
-        sample_weights: One weight per item: draws items in proportion to it, with replacement, as many as there are
-            (`vision.films.balance_weights`). None takes every item once per epoch.
-        ema_decay: Keep an exponential moving average of the weights with this decay (such as 0.999); it is what
-            `evaluate` sees and what is kept. None: the weights themselves.
-        mixed_precision: Use it where the device has it (CUDA); a CPU computes in float32.
+        collate: List of items -> batch dict. Default: torch's.
         n_workers: Loader processes; 0 loads in this one.
         n_processes: Above 1, train on so many processes or GPUs through `accelerate launch`, see the module. Everything
             given is pickled for them.
         log_steps: A row of history every so many steps, for trainings shorter than an epoch. Default: every epoch.
         checkpoint_steps: A checkpoint every so many steps too, for long epochs. Resuming from one is exact if items
             do not draw from torch's global random numbers (`FilmDataset(seed=...)`).
-        resumable: False writes no checkpoints, for short trainings of large models; `metric` then must be None.
+        resumable: False writes no checkpoints, for short trainings of large models; `plan.metric` then must be None.
         description: Text of the progress bar.
 
     Returns:
@@ -113,30 +81,45 @@ def fit(
 
     Raises:
         NonFiniteLoss: With the image ids of the batch.
-        ValueError: Unknown optimizer or scheduler, an empty data set, a `metric` that `evaluate` does not return, or
-            settings that contradict each other.
+        ValueError: An empty data set, a `metric` that `evaluate` does not return, or arguments that contradict each
+            other.
         RuntimeError: A process of a spread training ended; the message has its last lines.
     """
-    settings = {name: value for name, value in locals().items() if name not in ("model", "train_dataset")}
-    _check(settings, len(train_dataset))
-    output_dir = Path(output_dir)
+    if len(data) == 0:
+        raise ValueError("the training data set is empty; there is nothing to train on")
+    if plan.metric is not None and evaluate is None:
+        raise ValueError(f"metric {plan.metric!r} needs a function `evaluate` that returns it")
+    if plan.metric is not None and not resumable:
+        raise ValueError("keeping the best epoch needs checkpoints; leave resumable=True or metric=None")
+    weights = plan.sample_weights
+    if weights is not None and len(weights) != len(data):
+        raise ValueError(f"expected one sample weight per item, found {len(weights)} for {len(data)} items")
+    of_data = data_fingerprint(data) if resumable else None
+    if resumable and of_data is None and os.environ.get("RANK", "0") == "0":
+        print(
+            f"{description}: this training starts anew, and would again if it were killed, because its data cannot be "
+            f"told from other data: {type(data).__name__} has no method fingerprint()"
+        )
+    output_dir = Path(output_dir).resolve()
     if n_processes > 1:
-        from cliniqure_utils.training.processes import fit_spread
-
-        return fit_spread(model, train_dataset, settings)
-    fp16, bf16 = precision(device, mixed_precision)
+        where = dict(
+            output_dir=output_dir, device=device, evaluate=evaluate, collate=collate, n_workers=n_workers,
+            log_steps=log_steps, checkpoint_steps=checkpoint_steps, resumable=resumable, description=description,
+        )  # fmt: skip
+        return fit_on_processes(fit, model, data, plan, where, n_processes)
+    fp16, bf16 = precision(device, plan.mixed_precision)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
-        num_train_epochs=epochs,
-        max_steps=max_steps,
-        per_device_train_batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        lr_scheduler_type=SCHEDULERS[scheduler],
-        warmup_steps=warmup_steps,
-        max_grad_norm=max_grad_norm,
-        seed=seed,
-        data_seed=seed,
+        num_train_epochs=plan.epochs,
+        max_steps=plan.max_steps or -1,
+        per_device_train_batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        lr_scheduler_type=plan.scheduler,
+        warmup_steps=plan.warmup_steps,
+        max_grad_norm=plan.max_grad_norm,
+        seed=plan.seed,
+        data_seed=plan.seed,
+        train_sampling_strategy="random" if weights is None else "sequential",
         use_cpu=str(device) == "cpu",
         bf16=bf16,
         fp16=fp16,
@@ -145,9 +128,9 @@ def fit(
         eval_strategy="epoch" if evaluate else "no",
         save_strategy="epoch" if resumable else "no",
         save_total_limit=2,
-        load_best_model_at_end=metric is not None,
-        metric_for_best_model=metric,
-        greater_is_better=True if metric else None,
+        load_best_model_at_end=plan.metric is not None,
+        metric_for_best_model=plan.metric,
+        greater_is_better=True if plan.metric else None,
         remove_unused_columns=False,
         label_names=[],
         disable_tqdm=True,
@@ -156,44 +139,56 @@ def fit(
         dataloader_pin_memory=str(device).startswith("cuda"),
         full_determinism=False,
     )
+    optimizer = make_optimizer(model, plan)
+    found = of_data and fingerprint(plan, model, of_data, optimizer, collate, arguments.world_size)
     with arguments.main_process_first(local=False):  # one process clears the folder, the others look afterwards
-        checkpoint = usable_checkpoint(output_dir, _fingerprint(model, train_dataset, settings, arguments))
-    if checkpoint and metric:
+        checkpoint = usable_checkpoint(output_dir, found)
+    if checkpoint and plan.metric:
         state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
-        if patience_is_over(state["log_history"], metric, patience):
+        if patience_is_over(state["log_history"], plan.metric, plan.patience):
             arguments.max_steps = state["global_step"]  # killed after its early stop: nothing is left to train
-    averaged = averaging.AveragedWeights(model, ema_decay) if ema_decay is not None else None
-    if averaged and checkpoint:
-        averaged.load(checkpoint)
-    waiting = Waiting()
-    history = History(description, metric, patience, train_dataset, checkpoint_steps if resumable else None, waiting)
-    trainer = OurTrainer(
-        model=model if trainer_may_edit(model) else Bare(model),
-        subject=model,
+    average = AveragedWeights(model, plan.ema_decay) if plan.ema_decay is not None else None
+    if average and checkpoint:
+        average.load(checkpoint)
+    drawn = data if weights is None else WeightedDraws(data, weights, plan.seed)
+    progress = Progress(description)
+    trainer = CheckedTrainer(
+        model=as_the_trainer_takes_it(model),
         args=arguments,
-        train_dataset=train_dataset,
-        eval_dataset=train_dataset if evaluate else None,
+        train_dataset=drawn,
+        eval_dataset=data if evaluate else None,  # not read; the Trainer refuses to evaluate without one
         data_collator=collate or torch.utils.data.default_collate,
-        callbacks=[*([averaged] if averaged else []), waiting, history],
-        optimizer_kind=optimizer,
-        param_groups=param_groups,
-        evaluate_with=evaluate,
-        metric=metric,
-        sample_weights=sample_weights,
-        averaged=averaged,
-        waiting=waiting,
+        optimizers=(optimizer, None),
+        callbacks=[
+            *([average] if average else []),
+            progress,
+            Steering(drawn, checkpoint_steps if resumable else None, plan.metric, plan.patience),
+            MarkWhole(average),
+        ],
+        evaluate_with=lambda: evaluate((average.module if average else model).eval()),
+        metric=plan.metric,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=checkpoint)
-    if averaged:
-        if metric:
-            averaged.load(trainer.state.best_model_checkpoint)
-        model.load_state_dict(averaged.average)
+    if average:
+        if plan.metric:
+            average.load(trainer.state.best_model_checkpoint)
+        model.load_state_dict(average.module.state_dict())
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         shutil.rmtree(output_dir, ignore_errors=True)
     model.eval()
-    return history.table(trainer.state.log_history)
+    history = history_table(trainer.state.log_history)
+    history.attrs["waiting"] = progress.waiting
+    return history
+
+
+def make_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """Adam or AdamW over the plan's parameter groups."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = plan.param_groups(model) if plan.param_groups else [{"params": trained}]
+    kind = torch.optim.Adam if plan.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=plan.learning_rate, weight_decay=plan.weight_decay)
 
 
 def precision(device: str, mixed_precision: bool) -> tuple[bool, bool]:
@@ -201,50 +196,3 @@ def precision(device: str, mixed_precision: bool) -> tuple[bool, bool]:
     cuda = mixed_precision and str(device).startswith("cuda")
     bf16 = cuda and torch.cuda.is_bf16_supported()
     return cuda and not bf16, bf16
-
-
-def _check(settings: dict, n_items: int) -> None:
-    if settings["optimizer"] not in ("adam", "adamw"):
-        raise ValueError(f"unknown optimizer {settings['optimizer']!r}; expected adam or adamw")
-    if settings["scheduler"] not in SCHEDULERS:
-        raise ValueError(f"unknown scheduler {settings['scheduler']!r}; expected one of {', '.join(SCHEDULERS)}")
-    if n_items == 0:
-        raise ValueError("the training data set is empty; there is nothing to train on")
-    if settings["patience"] is not None and (settings["metric"] is None or settings["patience"] < 1):
-        raise ValueError("patience needs a metric to watch, and at least 1 epoch")
-    if settings["metric"] is not None and settings["evaluate"] is None:
-        raise ValueError(f"metric {settings['metric']!r} needs a function `evaluate` that returns it")
-    if settings["metric"] is not None and not settings["resumable"]:
-        raise ValueError("keeping the best epoch needs checkpoints; leave resumable=True or metric=None")
-    weights = settings["sample_weights"]
-    if weights is not None and len(weights) != n_items:
-        raise ValueError(f"expected one sample weight per item, found {len(weights)} for {n_items} items")
-
-
-def _fingerprint(model: nn.Module, train_dataset, settings: dict, arguments: TrainingArguments) -> dict:
-    """What must be the same for a checkpoint to be resumed."""
-    names = ("epochs", "max_steps", "batch_size", "learning_rate", "weight_decay", "optimizer", "scheduler",
-             "warmup_steps", "max_grad_norm", "seed", "metric", "ema_decay", "patience")  # fmt: skip
-    weights, of_data = settings["sample_weights"], getattr(train_dataset, "fingerprint", None)
-    return {
-        **{name: settings[name] for name in names},
-        "items": len(train_dataset),
-        "data": None if of_data is None else of_data(),
-        "sample_weights": None if weights is None else _hash(repr([float(w) for w in weights])),
-        "processes": arguments.world_size,
-        "model": _hash("\n".join(f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items())),
-        "settings": _hash(repr([_plain_settings(module) for module in model.modules()])),
-    }
-
-
-def _plain_settings(module: nn.Module) -> tuple:
-    """What decides the training without being a weight: kind of loss and its class weights, sampling sizes, dropout."""
-    plain = {k: v for k, v in vars(module).items() if isinstance(v, (str, int, float)) and not k.startswith("_")}
-    plain.pop("training", None)
-    if not list(module.parameters()):  # a loss; the buffers of others are statistics that training moves
-        plain |= {name: value.tolist() for name, value in module.named_buffers(recurse=False)}
-    return type(module).__name__, sorted(plain.items(), key=lambda item: item[0])
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

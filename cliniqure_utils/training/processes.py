@@ -11,21 +11,27 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cloudpickle
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
 
-from cliniqure_utils.process import keep_freed_memory
+from cliniqure_utils.process import keep_freed_memory, usable_cores
+from cliniqure_utils.training.plan import Plan
 from cliniqure_utils.training.trainer import NonFiniteLoss
 
 
-def fit_spread(model: torch.nn.Module, train_dataset, settings: dict) -> pd.DataFrame:
-    """Run `training.fit` on `settings["n_processes"]` processes; the trained weights are loaded into `model`.
+def fit_on_processes(
+    fit: Callable, model: torch.nn.Module, data, plan: Plan, where: dict, n_processes: int
+) -> pd.DataFrame:
+    """Run `training.fit` on several processes; the trained weights are loaded into `model`.
 
     Args:
-        settings: The keyword arguments of `training.fit`.
+        fit: `training.fit`, which is handed over because it calls this function.
+        where: Its keyword arguments, but for `n_processes`.
 
     Returns:
         The history, as `training.fit`.
@@ -34,22 +40,18 @@ def fit_spread(model: torch.nn.Module, train_dataset, settings: dict) -> pd.Data
         NonFiniteLoss: As `training.fit`.
         RuntimeError: A process ended in another way; the message has the last lines of its output.
     """
-    from safetensors.torch import load_file
-
-    n_processes = settings["n_processes"]
     with tempfile.TemporaryDirectory(prefix="cliniqure_") as folder:
         folder = Path(folder)
-        settings = {**settings, "n_processes": 1, "output_dir": str(Path(settings["output_dir"]).resolve())}
-        job = {"model": model.cpu(), "train_dataset": train_dataset, "settings": settings, "parent": os.getpid()}
+        job = {"fit": fit, "model": model.cpu(), "data": data, "plan": plan, "where": where, "parent": os.getpid()}
         (folder / "job.pkl").write_bytes(cloudpickle.dumps(job))
         command = [
             sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(n_processes),
             "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
             "-m", "cliniqure_utils.training.processes", str(folder),
         ]  # fmt: skip
-        threads = str(max(1, (os.cpu_count() or 1) // n_processes))
+        threads = str(max(1, usable_cores() // n_processes))
         environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        if settings["device"] == "cpu":
+        if where["device"] == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         with open(folder / "output.txt", "w", encoding="utf-8") as output:
             ended = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
@@ -65,15 +67,11 @@ def fit_spread(model: torch.nn.Module, train_dataset, settings: dict) -> pd.Data
 
 def main(folder: Path) -> None:
     """One process of the training."""
-    from safetensors.torch import save_file
-
-    from cliniqure_utils.training import fitting
-
     keep_freed_memory()
     job = pickle.loads((folder / "job.pkl").read_bytes())
     threading.Thread(target=_end_with, args=(job["parent"],), daemon=True).start()
     try:
-        history = fitting.fit(job["model"], job["train_dataset"], **job["settings"])
+        history = job["fit"](job["model"], job["data"], job["plan"], **job["where"])
     except NonFiniteLoss as error:
         (folder / "non_finite.txt").write_text(str(error), encoding="utf-8")
         raise

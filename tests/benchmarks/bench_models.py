@@ -7,6 +7,7 @@ trunk is trained with either sampling (5 minutes); else films for the loader are
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,13 +157,11 @@ def compare_samplings(bench: Bench) -> None:
     train_set, val_set = demo_films("train", 224, augment), demo_films("val", 224)
     found: dict[bool, list] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as folder:
-        common = dict(
-            device="cpu", output_dir=Path(folder) / "training", optimizer="adamw", weight_decay=0.01, warmup_steps=20,
-            collate=collate, resumable=False,
-        )  # fmt: skip
+        where = dict(device="cpu", output_dir=Path(folder) / "training", collate=collate, resumable=False)
+        common = training.Plan(seed=0, optimizer="adamw", weight_decay=0.01, warmup_steps=20)
         torch.manual_seed(0)
         warmup = classification.HeatmapClassifier()
-        training.fit(warmup, train_set, seed=0, epochs=3, batch_size=16, learning_rate=0.002, **common)
+        training.fit(warmup, train_set, replace(common, epochs=3, batch_size=16, learning_rate=0.002), **where)
         trunks.save_body(warmup.body, Path(folder) / "trunk.safetensors")
         for seed in SEEDS:
             for as_torchvision in (False, True):
@@ -172,9 +171,8 @@ def compare_samplings(bench: Bench) -> None:
                 )
                 detector.network.backbone.requires_grad_(False)
                 started = time.process_time()
-                training.fit(
-                    detector, train_set, seed=seed, max_steps=STEPS, batch_size=4, learning_rate=0.001, **common
-                )
+                plan = replace(common, seed=seed, max_steps=STEPS, batch_size=4, learning_rate=0.001)
+                training.fit(detector, train_set, plan, **where)
                 cpu = time.process_time() - started
                 found[as_torchvision].append((*validation(detector, val_set), cpu))
                 print(f"seed {seed}, {512 if as_torchvision else 64} RoIs: {found[as_torchvision][-1]}", flush=True)
@@ -226,8 +224,8 @@ def main() -> None:
         dataset.augment = transforms.augmentation(**moves, exposure=0.06)
         for name, model in (("detector", detectors[0]), ("classifier", classifiers[0])):
             history = training.fit(
-                model, dataset, output_dir=Path(folder) / name, seed=0, device="cpu", epochs=3, batch_size=16,
-                collate=collate, resumable=False, description=f"demo {name}",
+                model, dataset, training.Plan(seed=0, epochs=3, batch_size=16), output_dir=Path(folder) / name,
+                device="cpu", collate=collate, resumable=False, description=f"demo {name}",
             )  # fmt: skip
             bench.state(f"demo {name}, share of a step that waits for films", "%", 100 * history.attrs["waiting"])
     if there_is_a_run():

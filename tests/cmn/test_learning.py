@@ -164,11 +164,13 @@ def test_the_engine_trains_both_parts_and_keeps_the_epoch_with_the_best_bleu(tmp
         seen.append((found["bleu_4"], copy.deepcopy(model.state_dict())))
         return found
 
-    history = training.fit(
-        model, items, output_dir=tmp_path, seed=0, device="cpu", epochs=24, batch_size=3, scheduler="constant",
-        learning_rate=1e-2, collate=cmn.collate, param_groups=cmn.LearningRates(5e-3, 1e-2),
-        evaluate=evaluate, metric="bleu_4",
+    plan = training.Plan(
+        seed=0, epochs=24, batch_size=3, scheduler="constant", learning_rate=1e-2, metric="bleu_4",
+        param_groups=cmn.LearningRates(5e-3, 1e-2),
     )  # fmt: skip
+    history = training.fit(
+        model, items, plan, output_dir=tmp_path, device="cpu", collate=cmn.collate, evaluate=evaluate
+    )
     best = max(score for score, _ in seen)
     kept = next(weights for score, weights in seen if score == best)
     torch.testing.assert_close(model.state_dict(), kept, rtol=0, atol=0)

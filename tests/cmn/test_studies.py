@@ -166,8 +166,8 @@ def test_a_two_view_model_learns_from_studies_of_the_cache(tmp_path):
     data = cmn.ReportDataset(tmp_path, studies, model.tokenizer, reports, max_length=6)
     assert data[1]["image_id"] == "s2" and data[1]["images"].shape == (2, 3, 224, 224)
     assert data[1]["ids"].tolist() == model.tokenizer.encode("Large effusion")
-    training.fit(model, data, output_dir=tmp_path / "made", seed=0, device="cpu", epochs=30, batch_size=2,
-                 learning_rate=1e-2, scheduler="constant", collate=cmn.collate)  # fmt: skip
+    plan = training.Plan(seed=0, epochs=30, batch_size=2, learning_rate=1e-2, scheduler="constant")
+    training.fit(model, data, plan, output_dir=tmp_path / "made", device="cpu", collate=cmn.collate)
     assert cmn.write_reports(model, data) == ["no effusion .", "large effusion ."]
 
 
