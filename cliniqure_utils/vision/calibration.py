@@ -1,6 +1,8 @@
 """From probabilities to answers: thresholds and temperatures, chosen on val."""
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
 
 
 def choose_thresholds(references: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -11,7 +13,7 @@ def choose_thresholds(references: np.ndarray, probabilities: np.ndarray) -> np.n
 
     Returns:
         (15,) thresholds; a film is positive where probability >= threshold. A threshold lies midway between two
-        neighbouring probabilities, so that it does not hang on one film's exact value.
+        neighbouring probabilities, so that it does not depend on one film's exact value.
     """
     thresholds = np.full(references.shape[1], 0.5)
     for k in range(references.shape[1]):
@@ -39,9 +41,7 @@ def fit_temperature(references: np.ndarray, probabilities: np.ndarray, per_class
 
     Source: Guo et al. 2017 (On calibration of modern neural networks, arXiv 1706.04599).
     """
-    from scipy.optimize import minimize_scalar
-
-    references, logits = np.asarray(references, dtype=float), _logit(probabilities)
+    references, logits = np.asarray(references, dtype=float), _finite_logit(probabilities)
 
     def best(truth, scores):
         if truth.min() == truth.max():
@@ -61,10 +61,9 @@ def fit_temperature(references: np.ndarray, probabilities: np.ndarray, per_class
 
 def apply_temperature(probabilities: np.ndarray, temperature: np.ndarray) -> np.ndarray:
     """Probabilities (n, k) with their logits divided by the temperature (k,) of each class; their order stays."""
-    return 1 / (1 + np.exp(-_logit(probabilities) / np.asarray(temperature)))
+    return expit(_finite_logit(probabilities) / np.asarray(temperature))
 
 
-def _logit(probabilities: np.ndarray) -> np.ndarray:
-    # A probability written with five digits may be 0 or 1: such a film counts as very sure, not as infinitely so.
-    clipped = np.clip(np.asarray(probabilities, dtype=float), 1e-6, 1 - 1e-6)
-    return np.log(clipped / (1 - clipped))
+def _finite_logit(probabilities: np.ndarray) -> np.ndarray:
+    # A probability written with five digits may be 0 or 1: such an answer counts as very sure, not as infinitely so.
+    return logit(np.clip(np.asarray(probabilities, dtype=float), 1e-6, 1 - 1e-6))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cliniqure_utils.project import MissingWeights
 from cliniqure_utils.vision import trunks
 from cliniqure_utils.vision.saving import load_model, save_model
 from cliniqure_utils.vocabulary import CLASSES, FINDINGS
@@ -26,7 +27,7 @@ class MultilabelLoss(nn.Module):
         kind: "bce": binary cross-entropy (the paper's). "weighted": the same, positives counted `positive_weight`
             times. "asymmetric": positives plain; negatives with their probability lowered by 0.05 and weighted by it to
             the power 4, so that the many easy "no"s count for little.
-        positive_weight: (15,) for "weighted", see `positive_weights`.
+        positive_weight: (15,) for "weighted", see `balance.positive_weights`.
 
     Raises:
         ValueError: Unknown kind, or "weighted" without weights.
@@ -51,14 +52,6 @@ class MultilabelLoss(nn.Module):
         lowered = (logits.sigmoid() - 0.05).clamp(min=0)
         negative = lowered**4 * torch.log1p(-lowered)
         return -(targets * F.logsigmoid(logits) + (1 - targets) * negative).mean()
-
-
-def positive_weights(labels, most: float = 10.0) -> np.ndarray:
-    """Negatives per positive of each class of labels (n, 15), between 1 and `most`; 1 for a class without positives."""
-    labels = np.asarray(labels, dtype=float)
-    positives = labels.sum(0)
-    ratio = np.divide(len(labels) - positives, positives, out=np.ones_like(positives), where=positives > 0)
-    return ratio.clip(1, most)
 
 
 class TimmClassifier(nn.Module):
@@ -128,7 +121,7 @@ def _timm_network(model_name: str, weights: str | None) -> nn.Module:
         try:
             return timm.create_model(model_name, pretrained=True, num_classes=len(CLASSES))
         except Exception as error:  # the hub client raises many types; each means the same to the reader
-            raise trunks.WeightsUnavailable(
+            raise MissingWeights(
                 f"ImageNet weights of {model_name} are not cached and could not be downloaded "
                 f"({type(error).__name__}); give a local file as the weights parameter, or set it to None"
             ) from error
@@ -139,7 +132,7 @@ def _timm_network(model_name: str, weights: str | None) -> nn.Module:
     try:
         load_checkpoint(network, weights, strict=False)
     except FileNotFoundError as error:
-        raise trunks.WeightsUnavailable(f"weights file {weights} does not exist") from error
+        raise MissingWeights(f"weights file {weights} does not exist") from error
     network.reset_classifier(len(CLASSES))
     return network
 
@@ -256,7 +249,7 @@ def build_classifier(
             leaves as they are; 0 trains all, as the paper does.
 
     Raises:
-        trunks.WeightsUnavailable: The weights cannot be had.
+        project.MissingWeights: The weights cannot be had.
         ValueError: A heat map is wanted of a network without a last map, or parts are to be frozen of a timm network.
     """
     criterion = MultilabelLoss(loss, positive_weight)

@@ -11,13 +11,11 @@ import pandas as pd
 import torch
 from torch import nn
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 
-from cliniqure_utils.vision import trunks
-from cliniqure_utils.vision.fast import RoIAlignOnOneMap
+from cliniqure_utils.vision import fast, trunks
 from cliniqure_utils.vision.saving import load_model, save_model
 from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING
 
@@ -38,6 +36,9 @@ def build_detector(
     rois_per_image: int = 64,
     max_detections: int = 50,
     nms_iou: float = 0.3,
+    frozen_parts: int = 0,
+    frozen_norm: bool = False,
+    plain: bool = False,
 ) -> "Detector":
     """Assemble the detector. The defaults are the paper's (tables 3 and 4).
 
@@ -54,15 +55,20 @@ def build_detector(
         body: With neck "topdown": a trained trunk with its neck, used instead of a new one (`weights` is not read).
         roi_pool_size: Side of the RoIAlign output (table 4: 7).
         head_width: Width of the two fully connected layers of the head.
-        rois_per_image: RoIs sampled per image in training. torchvision's 512 are not there to be sampled: of the 735
-            anchors of a 7 x 7 map about 390 proposals survive suppression, nearly all of them background, and they cost
+        rois_per_image: Regions (RoIs) sampled per image in training. torchvision asks for 512, but of the 735 anchors
+            of a 7 x 7 map only about 390 proposals survive suppression; nearly all are background, and they cost
             most of the step. The paper gives no number, 64 is ours (16 of them for boxes; a film has 5).
         max_detections: Boxes kept per film at prediction.
         nms_iou: Of boxes of one class that overlap more, the best is kept. The paper gives no number and torchvision's
             is 0.5; 0.3 is ours, better on the demo's val films than 0.4, 0.5 and 0.6 in every training tried.
+        frozen_parts, frozen_norm: What training leaves as the weights bring it (`Trunk.freeze`); 0 and False train all,
+            as the paper does. Without weights or body there is nothing to keep and all is trained.
+        plain: Take the plain code in place of its faster twins (`vision.fast`); the numbers are the same.
 
     Raises:
-        ValueError: Unknown name, or a number of anchor scales that does not fit the feature maps.
+        project.MissingWeights: The weights cannot be had.
+        ValueError: Unknown name, a number of anchor scales that does not fit the feature maps, or parts to freeze that
+            the trunk does not have.
     """
     if neck not in NECKS:
         raise ValueError(f"unknown neck {neck!r}; expected one of {', '.join(NECKS)}")
@@ -71,23 +77,25 @@ def build_detector(
     if not levels or not ratios or min(s for level in levels for s in level) <= 0 or min(ratios) <= 0:
         raise ValueError(f"anchors need positive sides and ratios, found {anchor_scales} and {aspect_ratios}")
     scales = tuple(s for level in levels for s in level)
-    if neck == "topdown":
-        feature_extractor = body if body is not None else trunks.TopDown(trunks.build_trunk(backbone, weights))
-        sizes, names = (scales,), ["0"]
-    elif neck == "none":
-        feature_extractor = trunks.build_trunk(backbone, weights)
-        sizes, names = (scales,), ["0"]
-    else:
-        trunk = trunks.build_trunk(backbone, weights)
-        feature_extractor = BackboneWithFPN(
-            trunk, {f"layer{i + 1}": str(i) for i in range(4)}, list(trunk.stage_channels), 256
+    if neck == "fpn" and (len(levels) != 5 or len({len(level) for level in levels}) != 1):
+        raise ValueError(
+            f"a feature pyramid has 5 maps and needs one anchor scale for each, found {len(levels)}: "
+            f"{tuple(anchor_scales)} (or lists of one length)"
         )
-        sizes, names = levels, ["0", "1", "2", "3"]
-        if len(sizes) != 5 or len({len(level) for level in levels}) != 1:
-            raise ValueError(
-                f"a feature pyramid has 5 maps and needs one anchor scale for each, found {len(sizes)}: "
-                f"{tuple(anchor_scales)} (or lists of one length)"
-            )
+    trunk = body.trunk if neck == "topdown" and body is not None else trunks.build_trunk(backbone, weights)
+    if weights is not None or body is not None:
+        trunk.freeze(frozen_parts, frozen_norm)
+    if neck == "topdown":
+        feature_extractor = body if body is not None else trunks.TopDown(trunk, plain=plain)
+    else:
+        feature_extractor = trunk if neck == "none" else trunks.Pyramid(trunk)
+    # Regions are cut out of one map, or of the pyramid's map that fits their size.
+    names = ["0", "1", "2", "3"] if neck == "fpn" else ["0"]
+    # One sample in each bin is enough on the fine map; the coarse ones get four.
+    roi_align = MultiScaleRoIAlign(names, roi_pool_size, sampling_ratio=1 if neck == "topdown" else 2)
+    if neck == "topdown" and not plain:
+        roi_align = fast.RoIAlignOnOneMap(roi_pool_size)
+    sizes = levels if neck == "fpn" else (scales,)
     head_input = feature_extractor.out_channels * roi_pool_size**2
     network = FasterRCNN(
         feature_extractor,
@@ -101,10 +109,7 @@ def build_detector(
         rpn_post_nms_top_n_train=300,
         rpn_pre_nms_top_n_test=500,
         rpn_post_nms_top_n_test=100,
-        # One sample per bin is enough on the fine map; torchvision's four go on coarse ones.
-        box_roi_pool=RoIAlignOnOneMap(roi_pool_size)
-        if neck == "topdown"
-        else MultiScaleRoIAlign(names, output_size=roi_pool_size, sampling_ratio=2),
+        box_roi_pool=roi_align,
         box_head=TwoMLPHead(head_input, head_width),
         box_predictor=FastRCNNPredictor(head_width, N_CLASSES),
         box_score_thresh=0.01,

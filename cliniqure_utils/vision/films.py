@@ -25,12 +25,16 @@ KEEP_BYTES = 2**31  # films are kept in memory up to this size; VinDr-CXR's 15,0
 
 
 def read_film(path: str | Path, size: int) -> torch.Tensor:
-    """One cached film as uint8 tensor (1, size, size); area-averaging resize, aspect not kept (paper, table 3)."""
+    """One cached film as a model takes it: uint8 tensor (1, size, size)."""
     with Image.open(path) as image:
-        image = image.convert("L")
-        if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BOX if min(image.size) >= size else Image.BILINEAR)
-        return torch.from_numpy(np.asarray(image).copy())[None]
+        return to_square(image.convert("L"), size)
+
+
+def to_square(film: Image.Image, size: int) -> torch.Tensor:
+    """Grey 8-bit film -> uint8 tensor (1, size, size); area-averaging resize, aspect not kept (paper, table 3)."""
+    if film.size != (size, size):
+        film = film.resize((size, size), Image.Resampling.BOX if min(film.size) >= size else Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(film).copy())[None]
 
 
 class FilmDataset(torch.utils.data.Dataset):
@@ -47,7 +51,8 @@ class FilmDataset(torch.utils.data.Dataset):
         sizes: image_id -> (width, height) in DICOM pixels (`annotations.film_sizes`).
         boxes: `boxes_per_class` of the reader annotations. None: no boxes, no targets.
         augment: A torchvision v2 transform for (image, boxes), or None.
-        keep_in_memory: Read every film once (uint8, size x size bytes each). None: when all fit into KEEP_BYTES.
+        keep_in_memory: Read every film once and keep it (uint8, size x size bytes each). None: if all of them fit into
+            KEEP_BYTES.
         labels: Table (films, 15) of 0/1, index image_id, columns `FINDINGS` + "No finding", such as
             `reader_labels` makes: `targets` in place of those that follow from the boxes.
         seed: Draw each film's transform from (seed, epoch, place) instead of torch's global random numbers. Then it
@@ -93,11 +98,11 @@ class FilmDataset(torch.utils.data.Dataset):
         return len(self.image_ids)
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that `seed` is mixed with; the training engine calls it."""
+        """The epoch that `seed` is mixed with; called before each epoch of a training."""
         self.epoch = epoch
 
     def fingerprint(self) -> str:
-        """sha256 of everything but the films that decides what an item is: size, seed, transform, boxes, labels."""
+        """sha256 of what decides an item beside the film itself: its id, size, seed, transform, boxes, labels."""
         targets = [self.targets(i).tolist() for i in range(len(self))]
         boxes = [torch.cat([b, n[:, None].float()], 1).tolist() for b, n in zip(self._boxes, self._labels, strict=True)]
         content = repr((self.image_ids, self.size, self.seed, repr(self.augment), targets, boxes))
@@ -123,7 +128,7 @@ class FilmDataset(torch.utils.data.Dataset):
         self._films.update(zip(left, bar, strict=True))
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_films": {}}  # another process reads the files: less than what a pickle would hold
+        return {**self.__dict__, "_films": {}}  # another process reads the files itself; films make a large pickle
 
     def targets(self, index: int) -> torch.Tensor:
         """Multi-label target (15,): from `labels`, or 1 where a box names the finding; the last is "No finding"."""
@@ -163,7 +168,8 @@ class FilmDataset(torch.utils.data.Dataset):
         if self.seed is None:
             return self.augment(sample)
         with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: where there is no GPU it notes each call, with a traceback, for one that may come.
+            # Not torch.manual_seed, which seeds GPUs too: while none has been used yet, it keeps every call with its
+            # traceback until one is.
             torch.default_generator.manual_seed(
                 int(np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0])
             )
@@ -189,23 +195,3 @@ def collate(items: list[dict]) -> dict:
         "boxes": [item["boxes"] for item in items],
         "box_labels": [item["box_labels"] for item in items],
     }
-
-
-def balance_weights(labels: pd.DataFrame | np.ndarray, least_share: float = 0.1) -> np.ndarray:
-    """One sampling weight per film, so that rare findings are seen more often (`training.fit(sample_weights=...)`).
-
-    A film counts as its rarest finding says: sqrt(least_share / share of films with the finding), at least 1.
-
-    Args:
-        labels: (n, k) 0/1, films and classes.
-        least_share: Findings on at least this share of the films are not drawn more often.
-
-    Returns:
-        float (n,), at least 1.
-
-    Source: repeat factors of Gupta, Dollar and Girshick 2019 (LVIS, arXiv 1908.03195).
-    """
-    labels = np.asarray(labels, dtype=float)
-    share = labels.mean(0)
-    repeat = np.sqrt(np.divide(least_share, share, out=np.ones_like(share), where=share > 0)).clip(1)
-    return np.where(labels > 0, repeat, 1.0).max(1)

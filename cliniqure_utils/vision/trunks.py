@@ -5,22 +5,24 @@ All trunks take ImageNet-normalised images (`normalise`) and end in a stride-32 
 family (residual blocks with squeeze-and-excitation, built by timm), about one fortieth of the arithmetic.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from cliniqure_utils.vision.fast import JoinedMaps
+from cliniqure_utils.project import MissingWeights
+from cliniqure_utils.runs import atomic_path
+from cliniqure_utils.vision import fast
 
 # torchvision's ImageNet statistics; torchvision's Faster R-CNN applies the same ones inside.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 TRUNKS = ("tiny", "resnet18", "resnet50", "resnet101")
 TINY_CHANNELS = (32, 64, 96, 128)
-
-
-class WeightsUnavailable(RuntimeError):
-    """Named weights are not on this machine and cannot be fetched."""
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
@@ -37,7 +39,7 @@ class Trunk(nn.Module):
         name: One of TRUNKS.
         stage_channels: Channels of the maps at strides 4, 8, 16 and 32.
         channels, out_channels: The last of them (torchvision's detector reads the second name).
-        n_frozen: How many first parts training leaves as they are; see `freeze`.
+        n_frozen, norm_frozen: What training leaves as it is; see `freeze`.
     """
 
     def __init__(self, name: str, resnet: nn.Module, stage_channels: tuple[int, ...]):
@@ -49,33 +51,43 @@ class Trunk(nn.Module):
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, activation, resnet.maxpool)
         self.layer1, self.layer2 = resnet.layer1, resnet.layer2
         self.layer3, self.layer4 = resnet.layer3, resnet.layer4
-        self.n_frozen = 0
+        self.n_frozen, self.norm_frozen = 0, False
 
-    def freeze(self, n_parts: int) -> None:
-        """Leave the first `n_parts` of stem, layer1, ..., layer4 as they are in training, batch statistics too.
+    def freeze(self, n_parts: int, norm: bool = False) -> None:
+        """Say what training leaves as it is; a later call replaces an earlier one.
 
-        Their backward pass, the dearest part of the trunk at full resolution, is then not made.
+        Args:
+            n_parts: So many first parts of stem, layer1, ..., layer4: their weights and their batch statistics. No
+                gradient is computed for them, which saves most where the maps are large.
+            norm: The batch normalisation of all parts: its statistics, scale and shift. With 4 to 8 films in a step the
+                statistics of the batch are noise.
 
         Raises:
-            ValueError: Not 0 to 5.
+            ValueError: n_parts is not 0 to 5.
 
-        Source: usual for detectors that start from trained weights (torchvision's default freezes two).
+        Source: torchvision's Faster R-CNN with ImageNet weights: two parts, and `FrozenBatchNorm2d` in all.
         """
         if not 0 <= n_parts <= 5:
             raise ValueError(f"a trunk has 5 parts (stem, layer1 to layer4) to freeze, found {n_parts}")
-        self.n_frozen = n_parts
+        self.n_frozen, self.norm_frozen = n_parts, norm
         for number, part in enumerate(self._parts()):
             part.requires_grad_(number >= n_parts)
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
         self.train(self.training)
 
     def _parts(self) -> tuple[nn.Module, ...]:
         return self.stem, self.layer1, self.layer2, self.layer3, self.layer4
 
+    def _frozen_modules(self) -> list[nn.Module]:
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)] if self.norm_frozen else []
+        return [*self._parts()[: self.n_frozen], *norms]
+
     def train(self, mode: bool = True) -> "Trunk":
         """As in every module, but what is frozen stays in eval mode: its batch statistics do not move."""
         super().train(mode)
-        for part in self._parts()[: self.n_frozen]:
-            part.eval()
+        for module in self._frozen_modules():
+            module.eval()
         return self
 
     def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -101,7 +113,7 @@ def build_trunk(name: str, weights: str | Path | None = None) -> Trunk:
 
     Raises:
         ValueError: Unknown name, or a file that does not fit.
-        WeightsUnavailable: ImageNet weights are wanted and cannot be had, or the file is missing.
+        MissingWeights: ImageNet weights are wanted and cannot be had, or the file is missing.
     """
     if name not in TRUNKS:
         raise ValueError(f"unknown trunk {name!r}; expected one of {', '.join(TRUNKS)}")
@@ -135,7 +147,7 @@ def _imagenet_state(name: str) -> dict:
     try:
         return enum.get_state_dict(progress=False, check_hash=True)
     except OSError as error:  # urllib's errors are OSErrors
-        raise WeightsUnavailable(
+        raise MissingWeights(
             f"ImageNet weights of {name} are not cached and could not be downloaded ({error}); "
             f"put {Path(enum.url).name} somewhere and give its path as the weights parameter, or set it to None"
         ) from error
@@ -153,7 +165,7 @@ def _load_torchvision(trunk: Trunk, state: dict) -> None:
 
 def _load_file(trunk: Trunk, path: Path) -> None:
     if not path.is_file():
-        raise WeightsUnavailable(f"weights file {path.name} does not exist (expected at {path})")
+        raise MissingWeights(f"weights file {path.name} does not exist (expected at {path})")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -174,24 +186,51 @@ def _load_strict(trunk: nn.Module, state: dict, source: str) -> None:
         ) from error
 
 
-class TopDown(nn.Module):
-    """A trunk with a small top-down neck: strides 8, 16 and 32 joined into one stride-8 map.
+class PiledMaps(nn.Conv2d):
+    """Maps of several strides -> one map: all are enlarged to the finest and laid on top of each other with two
+    coordinate channels (row and column, from -1 to 1), and a 1 x 1 convolution mixes the pile.
 
-    Two coordinate channels go in beside the features, because where a shadow lies says much about what it is: a
-    convolution alone cannot tell the cardiac border from the diaphragm.
+    The coordinates go in because where a shadow lies says much about what it is: a convolution alone cannot tell the
+    cardiac border from the diaphragm. The faster twin is `fast.JoinedMaps`.
+
+    Args:
+        channels: Of each map, finest first.
+        out_channels: Of the result.
 
     Source: ours, after Liu et al. 2018 (CoordConv).
+    """
+
+    def __init__(self, channels: Sequence[int], out_channels: int):
+        super().__init__(sum(channels) + 2, out_channels, 1, bias=False)
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Maps, finest first, (n, channels[i], h, w) each -> (n, out_channels, h, w) of the finest."""
+        n, _, height, width = maps[0].shape
+        enlarged = [F.interpolate(smaller, size=(height, width), mode="bilinear") for smaller in maps]
+        row = torch.linspace(-1, 1, height, device=maps[0].device).view(1, 1, height, 1).expand(n, 1, height, width)
+        column = torch.linspace(-1, 1, width, device=maps[0].device).view(1, 1, 1, width).expand(n, 1, height, width)
+        return super().forward(torch.cat([*enlarged, row, column], dim=1))
+
+
+class TopDown(nn.Module):
+    """A trunk with a small top-down neck: strides 8, 16 and 32 joined into one stride-8 map. Source: ours.
+
+    Args:
+        trunk: Its maps at strides 8, 16 and 32 are joined.
+        out_channels: Channels of the joined map.
+        plain: Join by `PiledMaps`, not by its faster twin; weights and numbers are the same.
 
     Attributes:
         out_channels: Channels of the map (torchvision's detector reads this name).
     """
 
-    def __init__(self, trunk: Trunk, out_channels: int = 96):
+    def __init__(self, trunk: Trunk, out_channels: int = 96, plain: bool = False):
         super().__init__()
         self.trunk = trunk
         self.out_channels = out_channels
+        joined_maps = PiledMaps if plain else fast.JoinedMaps
         self.join = nn.Sequential(
-            JoinedMaps(trunk.stage_channels[1:], out_channels), nn.BatchNorm2d(out_channels), nn.ReLU(),
+            joined_maps(trunk.stage_channels[1:], out_channels), nn.BatchNorm2d(out_channels), nn.ReLU(),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(),
         )  # fmt: skip
 
@@ -205,11 +244,29 @@ class TopDown(nn.Module):
         return self.forward_with_deepest(images)[0]
 
 
+class Pyramid(nn.Module):
+    """A trunk with torchvision's feature pyramid: maps at strides 4 to 64 with 256 channels each.
+
+    torchvision's own `BackboneWithFPN` takes the trunk apart, and parts that are frozen would learn again.
+
+    Attributes:
+        out_channels: Channels of every map (torchvision's detector reads this name).
+    """
+
+    def __init__(self, trunk: Trunk, out_channels: int = 256):
+        super().__init__()
+        self.out_channels = out_channels
+        self.body = trunk
+        self.fpn = FeaturePyramidNetwork(list(trunk.stage_channels), out_channels, extra_blocks=LastLevelMaxPool())
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Normalised images (n, 3, H, W) -> maps "0" to "3" (strides 4 to 32) and "pool" (64)."""
+        return self.fpn({str(number): stage for number, stage in enumerate(self.body.stages(images))})
+
+
 def save_body(body: TopDown, path: str | Path) -> None:
     """Write trunk and neck as safetensors, atomically; `build_trunk("tiny", path)` and `load_body` read it."""
     from safetensors.torch import save_file
-
-    from cliniqure_utils.runs import atomic_path
 
     with atomic_path(path) as temporary:
         save_file({k: v.contiguous() for k, v in body.state_dict().items()}, temporary, {"trunk": body.trunk.name})
@@ -219,12 +276,12 @@ def load_body(body: TopDown, path: str | Path) -> None:
     """Load what `save_body` wrote, strictly.
 
     Raises:
-        WeightsUnavailable: The file is missing.
+        MissingWeights: The file is missing.
         ValueError: It does not fit.
     """
     from safetensors.torch import load_file
 
     path = Path(path)
     if not path.is_file():
-        raise WeightsUnavailable(f"weights file {path.name} does not exist (expected at {path})")
+        raise MissingWeights(f"weights file {path.name} does not exist (expected at {path})")
     _load_strict(body, load_file(path), path.name)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cliniqure_utils import cmn
+from cliniqure_utils.project import MissingWeights
 from cliniqure_utils.vision import trunks
 
 GOLDENS = Path(__file__).parents[3] / "shared" / "goldens" / "r2gencmn"
@@ -593,7 +594,7 @@ def test_named_trunks(tmp_path):
     with torch.no_grad():
         again = cmn.build_extractor("tiny", tmp_path / "trunk.safetensors").eval()(torch.ones(1, 3, 224, 224))
     torch.testing.assert_close(again, features)
-    with pytest.raises(trunks.WeightsUnavailable, match="absent.safetensors does not exist"):
+    with pytest.raises(MissingWeights, match="absent.safetensors does not exist"):
         cmn.build_extractor("tiny", tmp_path / "absent.safetensors")
     with pytest.raises(ValueError, match="unknown trunk 'vgg16'"):
         cmn.build_extractor("vgg16")

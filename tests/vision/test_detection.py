@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cliniqure_utils import metrics
-from cliniqure_utils.vision import detection
+from cliniqure_utils.vision import detection, trunks
 from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS, NO_FINDING
 
 
@@ -120,3 +120,38 @@ def test_anchor_coverage_by_hand(small_detector):
 def test_label_maps_agree():
     assert len(FINDINGS) == 14 and detection.N_CLASSES == 15 and len(CLASSES) == 15
     assert CLASSES[-1] == NO_FINDING
+
+
+@pytest.mark.parametrize("neck", ["none", "topdown", "fpn"])
+def test_a_detector_with_weights_trains_only_what_is_not_frozen(neck, tmp_path, small_detector):
+    """As from ImageNet: the file stands in for it. Whole, the statistics of all batch normalisation would move."""
+    torch.manual_seed(0)
+    trunks.save_body(trunks.TopDown(trunks.build_trunk("tiny")), tmp_path / "trunk.safetensors")
+    scales = [8, 16, 32, 64, 128] if neck == "fpn" else [16, 32]
+
+    def moved_by_a_step(**changes):
+        detector = small_detector(neck=neck, anchor_scales=scales, weights=tmp_path / "trunk.safetensors", **changes)
+        before = {name: value.clone() for name, value in detector.state_dict().items()}
+        optimizer = torch.optim.SGD([p for p in detector.train().parameters() if p.requires_grad], lr=0.01)
+        films, boxes = torch.rand(2, 1, 64, 64), [torch.tensor([[8.0, 8.0, 40.0, 40.0]])] * 2
+        detector(films, boxes, [torch.tensor([1])] * 2)["loss"].backward()
+        optimizer.step()
+        return {name for name, value in detector.state_dict().items() if not torch.equal(value, before[name])}
+
+    inner = {"none": "", "topdown": "trunk.", "fpn": "body."}[neck]
+    of_trunk = tuple(f"network.backbone.{inner}{part}" for part in ("stem", "layer1", "layer2", "layer3", "layer4"))
+    whole, kept = moved_by_a_step(), moved_by_a_step(frozen_parts=2, frozen_norm=True)
+    first, later = of_trunk[:2], of_trunk[2:]
+    assert any(name.startswith(first) and "running_mean" in name for name in whole)
+    assert not any(name.startswith(first) for name in kept)
+    assert any(name.startswith(later) for name in kept) and "network.roi_heads.box_predictor.cls_score.weight" in kept
+    assert not any(name.startswith(of_trunk) and "running" in name for name in kept)
+
+
+def test_without_weights_there_is_nothing_to_freeze(small_detector):
+    detector = small_detector(frozen_parts=2, frozen_norm=True).train()
+    assert all(p.requires_grad for p in detector.parameters())
+    assert all(part.training for part in detector.modules())
+    body = trunks.TopDown(trunks.build_trunk("tiny"))
+    small_detector(body=body, frozen_parts=1)
+    assert not any(p.requires_grad for p in body.trunk.stem.parameters())

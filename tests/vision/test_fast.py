@@ -2,41 +2,32 @@
 
 import numpy as np
 import torch
+from torchvision import tv_tensors
 from torchvision.ops import MultiScaleRoIAlign
 
 from cliniqure_utils.vision import fast, transforms, trunks
 
 
-def test_the_fine_map_is_that_of_enlarged_maps_and_coordinates_laid_on_top_of_each_other():
+def test_joined_maps_are_the_piled_maps():
     torch.manual_seed(0)
-    body = trunks.TopDown(trunks.build_trunk("tiny")).eval()
-    maps = body.trunk.stages(torch.rand(2, 3, 160, 96))[1:]
-    height, width = 20, 12  # 160 and 96 over the stride of 8
-    assert [tuple(m.shape[1:]) for m in maps] == [(64, 20, 12), (96, 10, 6), (128, 5, 3)]
-    enlarged = [torch.nn.functional.interpolate(m, size=(height, width), mode="bilinear") for m in maps]
-    down = torch.linspace(-1, 1, height)[:, None].expand(2, 1, height, width)
-    across = torch.linspace(-1, 1, width).expand(2, 1, height, width)
-    wanted = torch.nn.functional.conv2d(torch.cat([*enlarged, down, across], 1), body.join[0].weight)
-    torch.testing.assert_close(body.join[0](maps), wanted, atol=1e-5, rtol=1e-5)
+    plain, twin = (kind((64, 96, 128), 24).double() for kind in (trunks.PiledMaps, fast.JoinedMaps))
+    twin.load_state_dict(plain.state_dict())
+    maps = [torch.rand(2, n, *side) for n, side in ((64, (20, 12)), (96, (10, 6)), (128, (5, 3)))]
+    answers, slopes = [], []
+    for layer in (plain, twin):
+        given = [part.double().requires_grad_() for part in maps]
+        answer = layer(given)
+        (answer * torch.linspace(0, 1, answer.numel()).view_as(answer)).sum().backward()
+        answers.append(answer.detach())
+        slopes.append([layer.weight.grad, *(part.grad for part in given)])
+    assert answers[0].shape == (2, 24, 20, 12)
+    torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=1e-7)
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-6, atol=1e-6)
 
 
 def test_films_and_boxes_move_as_torchvision_moves_them():
-    """Ours is faster; torchvision's own transforms, with the same random numbers, are the reference."""
-    from torchvision import tv_tensors
-    from torchvision.transforms import v2
-
-    move = v2.RandomAffine(
-        25.0, translate=(0.2, 0.2), scale=(0.7, 1.3), interpolation=v2.InterpolationMode.BILINEAR, fill=0
-    )
-    reference = v2.Compose(
-        [
-            v2.RandomApply([move], p=0.9),
-            v2.RandomHorizontalFlip(0.5),
-            v2.ClampBoundingBoxes(),
-            v2.SanitizeBoundingBoxes(min_size=fast.MIN_BOX_SIDE, labels_getter=lambda sample: sample["labels"]),
-        ]
-    )
-    ours = transforms.augmentation(0.9, 25.0, 0.5, shift=0.2, zoom=0.3)
+    moves = dict(rotate_probability=0.9, rotate_degrees=25.0, flip_probability=0.5, shift=0.2, zoom=0.3)
+    plain, twins = (transforms.augmentation(**moves, plain=plain) for plain in (True, False))
     numbers = np.random.default_rng(0)
     removed = 0
     for seed in range(120):
@@ -48,9 +39,9 @@ def test_films_and_boxes_move_as_torchvision_moves_them():
             "labels": torch.arange(len(boxes)),
         }
         torch.manual_seed(seed)
-        expected = reference(sample)
+        expected = plain(sample)
         torch.manual_seed(seed)
-        found = ours(sample)
+        found = twins(sample)
         torch.testing.assert_close(found["image"], expected["image"], rtol=0, atol=1e-5)
         torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=0, atol=1e-4)
         assert found["labels"].tolist() == expected["labels"].tolist()
@@ -87,3 +78,20 @@ def test_roi_align_on_one_map_by_hand():
     # Two pixels at the right edge: a region is at least a cell wide, 7.75 to 8.75; the map goes on as it ends, at 7.
     assert pool({"0": columns}, [torch.tensor([[62.0, 0.0, 64.0, 16.0]])], [(64, 64)]).unique().tolist() == [7.0]
     assert pool({"0": columns}, [torch.zeros(0, 4)], [(64, 64)]).shape == (0, 1, 2, 2)
+
+
+def test_a_detector_of_twins_has_the_losses_of_the_plain_one(small_detector):
+    generator = torch.Generator().manual_seed(0)
+    films = torch.rand(2, 1, 64, 64, generator=generator)
+    boxes, labels = [torch.tensor([[4.0, 8.0, 40.0, 50.0], [20.0, 2.0, 36.0, 20.0]])] * 2, [torch.tensor([4, 9])] * 2
+    plain, twins = small_detector(plain=True).double(), small_detector().double()
+    twins.load_state_dict(plain.state_dict())
+    kinds = [{type(part).__name__ for part in detector.modules()} for detector in (plain, twins)]
+    assert kinds[0] - kinds[1] == {"PiledMaps", "MultiScaleRoIAlign"}
+    assert kinds[1] - kinds[0] == {"JoinedMaps", "RoIAlignOnOneMap"}
+    losses = []
+    for detector in (plain, twins):
+        torch.manual_seed(1)  # the sampler draws
+        losses.append(detector.train()(films.double(), [found.double() for found in boxes], labels))
+    for name, value in losses[0].items():
+        torch.testing.assert_close(losses[1][name], value, rtol=1e-6, atol=1e-8)

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+import torchvision
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
+from cliniqure_utils.project import MissingWeights
 from cliniqure_utils.vision import classification, trunks
 
 
@@ -22,10 +25,36 @@ def test_trunk_weights_round_trip_and_refuse_what_does_not_fit(tmp_path):
         assert torch.equal(value, again.state_dict()[name])
     with pytest.raises(ValueError, match="body.safetensors does not fit"):
         trunks.build_trunk("resnet18", tmp_path / "body.safetensors")
-    with pytest.raises(trunks.WeightsUnavailable, match="nowhere.safetensors does not exist"):
+    with pytest.raises(MissingWeights, match="nowhere.safetensors does not exist"):
         trunks.build_trunk("tiny", tmp_path / "nowhere.safetensors")
     with pytest.raises(ValueError, match="unknown trunk 'resnet51'"):
         trunks.build_trunk("resnet51")
+
+
+def test_the_fine_map_is_that_of_enlarged_maps_and_coordinates_laid_on_top_of_each_other():
+    torch.manual_seed(0)
+    body = trunks.TopDown(trunks.build_trunk("tiny"), plain=True).eval()
+    maps = body.trunk.stages(torch.rand(2, 3, 160, 96))[1:]
+    height, width = 20, 12  # 160 and 96 over the stride of 8
+    assert [tuple(m.shape[1:]) for m in maps] == [(64, 20, 12), (96, 10, 6), (128, 5, 3)]
+    enlarged = [torch.nn.functional.interpolate(m, size=(height, width), mode="bilinear") for m in maps]
+    down = torch.linspace(-1, 1, height)[:, None].expand(2, 1, height, width)
+    across = torch.linspace(-1, 1, width).expand(2, 1, height, width)
+    pile = torch.cat([*enlarged, down, across], 1)
+    assert pile.shape[1] == 290
+    torch.testing.assert_close(body.join[0](maps), torch.einsum("nchw,oc->nohw", pile, body.join[0].weight[:, :, 0, 0]))
+
+
+def test_the_pyramid_is_torchvisions():
+    torch.manual_seed(0)
+    ours = trunks.Pyramid(trunks.build_trunk("tiny")).eval()
+    layers = {f"layer{number + 1}": str(number) for number in range(4)}
+    theirs = BackboneWithFPN(trunks.build_trunk("tiny"), layers, list(trunks.TINY_CHANNELS), 256).eval()
+    theirs.load_state_dict(ours.state_dict())  # strict: the same names
+    images = torch.rand(1, 3, 64, 64)
+    maps, wanted = ours(images), theirs(images)
+    assert list(maps) == list(wanted) == ["0", "1", "2", "3", "pool"] and ours.out_channels == theirs.out_channels
+    assert all(torch.equal(maps[name], wanted[name]) for name in maps)
 
 
 def test_frozen_parts_stay_as_they_are_and_the_rest_learns(tmp_path):
@@ -51,6 +80,21 @@ def test_frozen_parts_stay_as_they_are_and_the_rest_learns(tmp_path):
     assert all(p.requires_grad for p in model.parameters()) and model.body.trunk.stem.training
 
 
+def test_frozen_normalisation_stays_as_it_is_in_every_part():
+    trunk = trunks.build_trunk("tiny").train()
+    trunk.freeze(1, norm=True)
+    norms = [name for name, part in trunk.named_modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert {"stem.1", "layer1.0.bn1", "layer4.0.bn2"} <= set(norms)
+    learns = {name for name, p in trunk.named_parameters() if p.requires_grad}
+    still = ("stem.", *(f"{name}." for name in norms))
+    assert learns == {name for name, _ in trunk.named_parameters() if not name.startswith(still)}
+    before = {name: value.clone() for name, value in trunk.named_buffers()}
+    trunk.train()(torch.rand(2, 3, 64, 64))
+    assert all(torch.equal(value, before[name]) for name, value in trunk.named_buffers())
+    trunk.freeze(0)
+    assert all(p.requires_grad for p in trunk.parameters()) and trunk.layer4[0].bn1.training
+
+
 def test_only_the_parts_of_our_own_trunk_can_be_frozen():
     with pytest.raises(ValueError, match="5 parts .* found 6"):
         trunks.build_trunk("tiny").freeze(6)
@@ -59,8 +103,6 @@ def test_only_the_parts_of_our_own_trunk_can_be_frozen():
 
 
 def test_a_torchvision_file_loads_into_the_same_network(tmp_path):
-    import torchvision
-
     reference = torchvision.models.resnet18(weights=None).eval()
     torch.save(reference.state_dict(), tmp_path / "resnet18.pth")
     trunk = trunks.build_trunk("resnet18", tmp_path / "resnet18.pth").eval()
