@@ -9,6 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from cliniqure_utils.vocabulary import DISCLAIMER
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script.
@@ -48,7 +50,7 @@ class _OneLine(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLine(prog="cliniqure", description="Chest X-ray to report. For teaching, not for clinical use.")
+    parser = _OneLine(prog="cliniqure", description=f"Chest X-ray to report. {DISCLAIMER}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run the notebooks, one after another", allow_abbrev=False)
@@ -77,8 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         help="films in, reports out",
         allow_abbrev=False,
         description="Frontal chest films (DICOM, PNG or JPEG) through the models of a run. Exit code 0: every file has "
-        "a report; 1: some file was not read (rejected.csv says why); 2: it could not start. "
-        "For teaching, not for clinical use.",
+        f"a report; 1: some file was not read (rejected.csv says why); 2: it could not start. {DISCLAIMER}",
     )
     predict.add_argument("inputs", type=_given, nargs="+", metavar="FILE_OR_DIR", help="films, or folders with films")
     predict.add_argument(

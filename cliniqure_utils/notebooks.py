@@ -1,4 +1,4 @@
-"""A notebook as a file: its code cells, and the values of its parameters cell."""
+"""A notebook as a file: its code cells, the values of its parameters cell, and those with which a run ran it."""
 
 import ast
 import json
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cliniqure_utils.project import CannotStart
+from cliniqure_utils.project import REPOSITORY, CannotStart
+from cliniqure_utils.record import parameters_of, read_record
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,24 @@ def find_notebooks(folder: str | Path) -> list[Notebook]:
     if not paths:
         raise CannotStart(f"no notebook named NN_name.ipynb in {folder}")
     return [load_notebook(path) for path in paths]
+
+
+def ran_with(run_dir: str | Path, name: str) -> dict:
+    """The parameters with which a notebook of a run ran.
+
+    Args:
+        run_dir: The run folder.
+        name: Of the notebook, such as "02_detect".
+
+    Returns:
+        Parameter -> value: as run.json says, and where it does not (a notebook was run by hand), as the notebook does.
+
+    Raises:
+        CannotStart: run.json cannot be read.
+    """
+    own = load_notebook(REPOSITORY / "notebooks" / f"{name}.ipynb").defaults
+    written = (Path(run_dir) / "run.json").is_file()
+    return own | (parameters_of(read_record(run_dir), name) if written else {})
 
 
 def is_plain(value) -> bool:

@@ -1,4 +1,6 @@
-"""Names of the findings, of the labels of whole films, and of the columns."""
+"""Names of the findings, of the labels of whole films, and of the columns; the sentence that every output carries."""
+
+DISCLAIMER = "For teaching only, not for clinical use."
 
 FINDINGS = (
     "Aortic enlargement",

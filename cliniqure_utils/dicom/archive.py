@@ -29,6 +29,24 @@ def safe_name(image_id: str) -> bool:
     return len(image_id.encode()) <= MAX_NAME
 
 
+def small_film(path: str | Path, size: int) -> tuple[np.ndarray, dict, list[str]]:
+    """One film as the cache holds it.
+
+    Args:
+        path: DICOM file, or grey PNG or JPEG.
+        size: Longest side in pixels; the film is never enlarged.
+
+    Returns:
+        (pixels, facts, notes): uint8 (height, width), dense tissue bright; facts of the header as `read_header` gives
+        them, rows and columns in pixels of the file; what was odd in the header.
+
+    Raises:
+        UnreadableImage: With file and reason.
+    """
+    film, facts, notes = load_film(Path(path), size, None)
+    return np.uint8(np.rint(film * 255)), facts, notes
+
+
 def convert_archive(
     paths: Iterable[str | Path], out_dir: str | Path, size: int, n_jobs: int = -1
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -145,12 +163,11 @@ def _convert(path: Path, out_dir: Path, size: int) -> dict:
     if known.pop("stamp", None) == stamp and target.is_file() and target.stat().st_size == known.pop("bytes", None):
         return known
     try:
-        film, facts, notes = load_film(path, size, None)
+        pixels, facts, notes = small_film(path, size)
     except UnreadableImage:
         target.unlink(missing_ok=True)  # the picture of an earlier version of this file
         raise
-    pixels = np.uint8(np.rint(film * 255))
-    facts |= {"height": film.shape[0], "width": film.shape[1], "notes": "; ".join(notes)}
+    facts |= {"height": pixels.shape[0], "width": pixels.shape[1], "notes": "; ".join(notes)}
     facts["pixel_key"] = hashlib.sha256(f"{facts['rows']} {facts['columns']} ".encode() + pixels.tobytes()).hexdigest()
     with atomic_path(target) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG", compress_level=PNG_LEVEL)

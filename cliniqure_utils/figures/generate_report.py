@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cliniqure_utils.figures.style import HATCHES, draw_boxes, new_figure, show_film
-
-STATUS_MARKS = {"supported": "✓", "contradicted": "✗", "unsupported": "?", "neutral": "·"}
+from cliniqure_utils.reports import MARKS
 
 
 def plot_side_by_side(film: np.ndarray, boxes: np.ndarray, names: Sequence[str], reports: Mapping[str, list[dict]]):
@@ -30,7 +29,7 @@ def plot_side_by_side(film: np.ndarray, boxes: np.ndarray, names: Sequence[str],
         axis.set_title(system, fontsize=9)
         lines = []
         for entry in sentences:
-            lines += textwrap.wrap(f"{STATUS_MARKS[entry['status']]} {entry['sentence']}", 44)
+            lines += textwrap.wrap(f"{MARKS[entry['status']]} {entry['sentence']}", 44)
         axis.text(0, 1, "\n".join(lines[:19]), fontsize=7, va="top", ha="left", transform=axis.transAxes)
     return figure
 

@@ -1,1 +1,5 @@
-"""Pages that need no network and no script, for a run and for `cliniqure predict`."""
+"""HTML pages: report.html of notebook 07, and the pages of `cliniqure predict`, from one base."""
+
+from cliniqure_utils.pages.rendering import data_url, figure_png, pixels_png, render, thumbnail
+
+__all__ = ["data_url", "figure_png", "pixels_png", "render", "thumbnail"]

@@ -5,24 +5,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import pandas as pd
-
 from cliniqure_utils import dicom
-from cliniqure_utils.predict.films import check_models, find_films, stream_films
-from cliniqure_utils.predict.reports import RunSettings, Writer, build_report, evidence_of, read_settings, read_symptoms
+from cliniqure_utils.predict.files import write_film, write_index
+from cliniqure_utils.predict.films import check_models, stream_films
+from cliniqure_utils.predict.inputs import find_films
+from cliniqure_utils.predict.writing import Writer, build_report, evidence_of, read_settings, read_symptoms
 from cliniqure_utils.process import keep_freed_memory
-from cliniqure_utils.project import CannotStart, MissingInput
-from cliniqure_utils.runs import atomic_path, write_json, write_table, write_text
+from cliniqure_utils.project import CannotStart, MissingWeights
 
 SCHEDULER_TIMEOUT = 10  # seconds that a Dask scheduler has to answer
 CHUNK = 16  # films that are held at once, per worker process
-ENDINGS = {
-    "page": "_report.html",
-    "report": "_report.json",
-    "overlay": "_overlay.png",
-    "capture": "_overlay.dcm",
-    "structured": "_report.dcm",
-}
 
 
 def predict(
@@ -47,7 +39,7 @@ def predict(
         out_dir: Made when missing; files of an earlier call with the same names are replaced.
         symptoms: For every film; symptoms_csv: with the columns image_id and symptoms, for those it names.
         use_llm: Let the run's language model write prose; else facts only.
-        device: See `describe_films`.
+        device: "auto", "cpu", "cuda" or "mps".
         n_jobs: Films at a time. Default: 1, or one per worker of the Dask cluster.
         dask: Address of a Dask scheduler whose workers read the films. They must see the same files under the same
             paths and have this package; the language model writes here.
@@ -56,7 +48,8 @@ def predict(
         (number of films with a report, number rejected).
 
     Raises:
-        CannotStart: It cannot start: no such input, no such run, no weights, or a folder that may not be written to.
+        CannotStart: No such input, no such run, no weights, or a folder that cannot take the reports.
+        MissingInput: The run lacks a file; the message names the notebook that makes it.
     """
     keep_freed_memory()
     began = time.monotonic()
@@ -67,12 +60,9 @@ def predict(
         raise CannotStart(f"--out {out_dir} is a file; expected a folder")
     inputs = [Path(entry).absolute() if dask else Path(entry) for entry in inputs]  # a worker has a folder of its own
     _check_device(device)
-    try:
-        paths, passed = find_films(inputs, out_dir)
-        check_models(run_dir)
-        settings = read_settings(run_dir)
-    except (FileNotFoundError, MissingInput) as error:
-        raise CannotStart(str(error)) from None
+    paths, passed = find_films(inputs, out_dir)
+    check_models(run_dir)
+    settings = read_settings(run_dir)
     if any(entry.is_dir() and entry.resolve() == out_dir.resolve() for entry in inputs):
         raise CannotStart(f"--out {out_dir} is one of the folders with films; choose another")
     texts = read_symptoms(symptoms_csv) if symptoms_csv else {}
@@ -87,8 +77,6 @@ def predict(
         echo(f"note: {len(unknown)} rows with symptoms name no film here, the first {unknown[0]}")
     writer = None
     if use_llm:
-        from cliniqure_utils.project import MissingWeights
-
         try:
             writer = Writer(run_dir, settings, device)
         except MissingWeights as error:
@@ -111,9 +99,9 @@ def predict(
             prose = writer.write(evidence) if writer and films else [(None, 0)] * len(films)
             for (path, film), known, (text, left_out) in zip(films, evidence, prose, strict=True):
                 report = build_report(film, known, settings, text, left_out)
-                rows.append(_write(report, film, names[path], out_dir))
+                rows.append(write_film(report, film, names[path], out_dir))
                 echo(f"{path.name}: {', '.join(rows[-1]['findings']) or 'no finding'}")
-    _write_index(out_dir, rows, rejected, settings, writer is not None)
+    write_index(out_dir, rows, rejected, settings, writer is not None)
     seconds = time.monotonic() - began
     counted = f"{_count(len(rows), 'report')}, {_count(len(rejected), 'file')} not read"
     echo(f"{counted}, {seconds:.0f} s: {out_dir / 'index.html'}")
@@ -173,49 +161,3 @@ def _names(paths: list[Path]) -> dict[Path, str]:
         taken.add(name.lower())
         names[path] = name
     return names
-
-
-def _write(report: dict, film: dict, name: str, out_dir: Path) -> dict:
-    """All files of one film; returns its row of the index."""
-    from cliniqure_utils.predict import dicom_objects, pages
-
-    files = {what: f"{name}{ending}" for what, ending in ENDINGS.items()}
-    report["files"] = files
-    overlay = pages.draw_overlay(film["shown"], report)
-    png = pages.png_bytes(overlay)
-    with atomic_path(out_dir / files["overlay"]) as temporary:
-        temporary.write_bytes(png)
-    capture = dicom_objects.secondary_capture(overlay, film["key"])
-    structured = dicom_objects.structured_report(report, capture, film["key"])
-    for what, data in (("capture", capture), ("structured", structured)):
-        with atomic_path(out_dir / files[what]) as temporary:
-            data.save_as(temporary, enforce_file_format=True)
-    write_json(out_dir / files["report"], report)
-    beside = {
-        "The same as data": files["report"],
-        "Overlay": files["overlay"],
-        "Overlay as DICOM": files["capture"],
-        "DICOM structured report": files["structured"],
-    }
-    write_text(out_dir / files["page"], pages.film_page(report, png, beside))
-    said = {entry["name"] for entry in report["findings"] if entry["present"]}
-    said |= {box["class_name"] for box in report["boxes"]}
-    findings = [entry["name"] for entry in report["findings"] if entry["name"] in said - {"No finding"}]
-    return {
-        "image_id": report["image_id"],
-        "source": report["source"],
-        "page": files["page"],
-        "findings": findings,
-        "thumbnail": pages.thumbnail(overlay),
-    }
-
-
-def _write_index(out_dir: Path, rows: list[dict], rejected: list[dict], settings: RunSettings, with_llm: bool) -> None:
-    from cliniqure_utils.predict import pages
-
-    columns = ["source", "row", "image_id", "reason"]
-    escaped = [
-        {key: str(value).encode("utf-8", "backslashreplace").decode() for key, value in row.items()} for row in rejected
-    ]
-    write_table(out_dir / "rejected.csv", pd.DataFrame(escaped, columns=columns))
-    write_text(out_dir / "index.html", pages.index_page(rows, escaped, settings.name, with_llm, settings.simulated))

@@ -13,13 +13,12 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from cliniqure_utils.predict.pages import NOTICE, scaled_boxes
 from cliniqure_utils.reports import clean_field
-from cliniqure_utils.vocabulary import FINDINGS, NO_FINDING
+from cliniqure_utils.vocabulary import CLASSES, DISCLAIMER, NO_FINDING
 
 SCHEME = "99CLINIQURE"
 MAKER, MODEL, VERSION = "CliniQure course project", "cliniqure predict", "1"
-CODES = {name: Code(f"CXR-{n:02d}", SCHEME, name) for n, name in enumerate((*FINDINGS, NO_FINDING))}
+CODES = {name: Code(f"CXR-{n:02d}", SCHEME, name) for n, name in enumerate(CLASSES)}
 ZONES = {
     "midline": Code("ZONE-M", SCHEME, "midline"),
     **{
@@ -55,19 +54,20 @@ def secondary_capture(overlay: np.ndarray, film_key: str):
         patient_id=f"film-{film_key[:12]}",
         patient_name="Anonymous^",
     )
-    image.SeriesDescription = "Boxes of a program. " + NOTICE
-    image.ImageComments = NOTICE
+    image.SeriesDescription = "Boxes of a program. " + DISCLAIMER
+    image.ImageComments = DISCLAIMER
     image.BodyPartExamined = "CHEST"
     _made_anew(image)
     return image
 
 
-def structured_report(report: Mapping, capture, film_key: str):
+def structured_report(report: Mapping, boxes: np.ndarray, capture, film_key: str):
     """A Comprehensive SR (template 1500): one item per finding with its probability, one region per box.
 
     Args:
-        report: From `reports.build_report`.
-        capture: The film's `secondary_capture`; regions are in its pixels.
+        report: From `writing.build_report`.
+        boxes: The report's boxes (n, 4) in pixels of the capture.
+        capture: The film's `secondary_capture`.
     """
     from highdicom import sr
 
@@ -80,10 +80,10 @@ def structured_report(report: Mapping, capture, film_key: str):
     document = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=device),
         procedure_reported=Code("CXR", SCHEME, "Chest radiograph, computer reading for teaching"),
-        imaging_measurements=[*_regions(report, capture, film_key), *_findings(report, capture, film_key)],
+        imaging_measurements=[*_regions(report, boxes, capture, film_key), *_findings(report, capture, film_key)],
     )
     for name, text in (
-        (codes.DCM.Comment, f"{NOTICE} Written by a program, seen by no physician."),
+        (codes.DCM.Comment, f"{DISCLAIMER} Written by a program, seen by no physician."),
         (Code("FACTS", SCHEME, "Facts from the models"), report["report"]["facts"]),
         (Code("PROSE", SCHEME, "Prose of the language model, unchecked sentences included"), _prose(report)),
         (Code("CRUDE", SCHEME, "Crude report of the image-to-text model"), clean_field(report["crude_report"])),
@@ -103,17 +103,16 @@ def structured_report(report: Mapping, capture, film_key: str):
         is_complete=False,
         is_final=False,
         is_verified=False,
-        series_description="Report of a program. " + NOTICE,
+        series_description="Report of a program. " + DISCLAIMER,
     )
     _made_anew(result)
     return result
 
 
-def _regions(report: Mapping, capture, film_key: str) -> list:
+def _regions(report: Mapping, boxes: np.ndarray, capture, film_key: str) -> list:
     from highdicom import sr
 
     items = []
-    boxes = scaled_boxes(report, (capture.Rows, capture.Columns))
     for number, (box, (x_min, y_min, x_max, y_max)) in enumerate(zip(report["boxes"], boxes, strict=True), start=1):
         outline = np.array([[x_min, y_min], [x_max, y_min], [x_max, y_max], [x_min, y_max], [x_min, y_min]])
         limits = np.array([capture.Columns, capture.Rows], dtype=float)

@@ -2,7 +2,6 @@
 
 Facts come from the classifier and the detector and are written by a template; prose comes from the language model and
 every sentence of it is checked against the facts; recommendations come from `data/knowledge.csv`, marked as such.
-For teaching, not for clinical use.
 """
 
 from cliniqure_utils.reports.assembly import (
@@ -16,6 +15,7 @@ from cliniqure_utils.reports.assembly import (
 from cliniqure_utils.reports.checking import (
     CONTRADICTION,
     HALLUCINATION,
+    MARKS,
     OMISSION,
     PROBLEMS,
     STATUSES,
@@ -34,6 +34,7 @@ __all__ = [
     "HALLUCINATION",
     "INSTRUCTION",
     "KNOWLEDGE",
+    "MARKS",
     "OMISSION",
     "PROBLEMS",
     "STATUSES",

@@ -7,9 +7,7 @@ import pandas as pd
 
 from cliniqure_utils.reports.checking import check_sentences, count_problems, omitted_findings
 from cliniqure_utils.reports.evidence import Evidence
-from cliniqure_utils.vocabulary import FINDINGS
-
-DISCLAIMER = "For teaching only, not for clinical use."
+from cliniqure_utils.vocabulary import DISCLAIMER, FINDINGS
 
 KNOWLEDGE = ("cause", "symptoms", "diagnostic_methods", "treatment_options", "red_flags")
 

@@ -10,7 +10,9 @@ from cliniqure_utils import labeller
 from cliniqure_utils.reports.evidence import Evidence
 from cliniqure_utils.vocabulary import FINDINGS
 
-STATUSES = ("supported", "contradicted", "unsupported", "neutral")
+# Status of a sentence -> the sign that stands before it in figures and pages.
+MARKS = {"supported": "✓", "contradicted": "✗", "unsupported": "?", "neutral": "·"}
+STATUSES = tuple(MARKS)
 HALLUCINATION, CONTRADICTION, WRONG_SIDE, OMISSION = "hallucination", "contradiction", "wrong side", "omission"
 UNTOLD_SIDE = "untold side"
 PROBLEMS = (HALLUCINATION, CONTRADICTION, WRONG_SIDE, UNTOLD_SIDE, OMISSION)

@@ -1,16 +1,35 @@
-"""What trained models say about films: one path for the notebooks and for `cliniqure predict`."""
+"""What trained models say about films: one path for the notebooks and for `cliniqure predict`.
 
-from collections.abc import Mapping, Sequence
+Notebooks 02 and 03 give the films of notebook 01's cache to `predict_boxes` and `predict_probabilities`. Films of any
+other source come through `read_images`, which makes of each file what notebook 01 would have made of it, and asks the
+same two functions: the same film gives the same numbers whichever way it came.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
 from cliniqure_utils.annotations import rescale_boxes
-from cliniqure_utils.vision.detection import Detector
-from cliniqure_utils.vocabulary import BOX, FINDINGS
+from cliniqure_utils.dicom import image_id_of
+from cliniqure_utils.dicom.archive import small_film
+from cliniqure_utils.notebooks import ran_with
+from cliniqure_utils.process import resolve_device
+from cliniqure_utils.project import require
+from cliniqure_utils.vision.calibration import apply_temperature
+from cliniqure_utils.vision.classification import load_classifier
+from cliniqure_utils.vision.detection import Detector, load_detector
+from cliniqure_utils.vision.films import to_square
+from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS
+
+FILMS_AT_ONCE = 32  # films that `read_images` holds in memory
 
 
 def predict_boxes(
@@ -108,9 +127,130 @@ def predict_probabilities(
     return torch.cat(probabilities).numpy()
 
 
-def input_size(folder) -> int:
-    """Side of the input that a saved classifier was trained on, pixels."""
-    import json
-    from pathlib import Path
+@dataclass(frozen=True)
+class FilmsInMemory:
+    """Films as `predict_boxes` and `predict_probabilities` take them: a FilmDataset without a folder.
 
-    return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["image_size"]
+    Attributes:
+        image_ids: Names of the films.
+        pixels: uint8 (height, width) each, of the size that the run's cache has.
+        size: Side of the model's square input, pixels.
+    """
+
+    image_ids: Sequence[str]
+    pixels: Sequence[np.ndarray]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def film(self, index: int) -> torch.Tensor:
+        """uint8 (1, size, size)."""
+        return to_square(Image.fromarray(self.pixels[index]), self.size)
+
+
+def probability_table(image_ids: Sequence[str], probabilities: np.ndarray, temperature: float) -> pd.DataFrame:
+    """Rows of probabilities.csv: what the classifier said, calibrated.
+
+    Args:
+        probabilities: (n, 15) in [0, 1] as `predict_probabilities` gives them, order of CLASSES.
+        temperature: Of temperature.json, which notebook 03 fitted on val.
+
+    Returns:
+        image_id and the 15 names. Nine digits, because the order of the films must stay: calibration can push two
+        small probabilities so close together that fewer digits would make them equal.
+    """
+    rounded = np.asarray(probabilities, dtype=float).round(5)
+    table = pd.DataFrame(apply_temperature(rounded, temperature).round(9), columns=list(CLASSES))
+    table.insert(0, "image_id", list(image_ids))
+    return table
+
+
+class RunModels:
+    """The detector and the classifier of a finished run, and how the run read its films.
+
+    Args:
+        run_dir: Folder of the run, such as outputs/demo.
+        device: Where the models work: "cpu", "cuda" or "mps".
+
+    Attributes:
+        cache_size: Longest side of the films in notebook 01's cache, pixels.
+
+    Raises:
+        MissingInput: The run lacks a model or the temperature; the message names the notebook that makes it.
+        CannotStart: run.json cannot be read.
+    """
+
+    def __init__(self, run_dir: str | Path, device: str = "cpu"):
+        self.device = device
+        self.cache_size: int = ran_with(run_dir, "01_preprocess")["cache_size"]
+        self._flip: bool = ran_with(run_dir, "02_detect")["test_flip"]
+        self._detector = load_detector(require(run_dir, "02_detect/model.safetensors").parent)
+        folder = require(run_dir, "03_classify/model.safetensors").parent
+        self._classifier = load_classifier(folder)
+        self._classifier_size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["image_size"]
+        said = require(run_dir, "03_classify/temperature.json").read_text(encoding="utf-8")
+        self._temperature = json.loads(said)["temperature"]
+
+    def answer(
+        self, image_ids: Sequence[str], pixels: Sequence[np.ndarray], sizes: Mapping[str, tuple[int, int]]
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """What the models say about films that `dicom.archive.small_film` made at `cache_size`.
+
+        Args:
+            pixels: uint8 (height, width) each.
+            sizes: image_id -> (width, height) in pixels of the file.
+
+        Returns:
+            (probabilities, boxes) as `read_images` returns them.
+        """
+        films = FilmsInMemory(image_ids, pixels, self._classifier_size)
+        said = predict_probabilities(self._classifier, films, self.device, progress=False)
+        films = FilmsInMemory(image_ids, pixels, self._detector.image_size)
+        boxes = predict_boxes(self._detector, films, sizes, self.device, progress=False, flip=self._flip)
+        return probability_table(image_ids, said, self._temperature), boxes
+
+
+def read_images(
+    paths: Iterable[str | Path], run_dir: str | Path, device: str = "auto"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the models of a finished run say about films of any source, read the way that run read its own.
+
+    Each file is made as small as the films of notebook 01's cache, with the same grey scale; the models see it at the
+    size they were trained on, mirrored too where notebook 02 did so, and probabilities are calibrated.
+
+    Args:
+        paths: DICOM files, or grey PNG or JPEG pictures.
+        run_dir: Folder of the run, such as outputs/demo.
+        device: "auto", "cpu", "cuda" or "mps".
+
+    Returns:
+        (probabilities, boxes) in the form of probabilities.csv and predictions.csv: image_id and the 15 names, one row
+        per film in the order of the paths; image_id, class_name, score, x_min, y_min, x_max, y_max in pixels of the
+        file, best score first within a film. image_id is the file's name without its ending.
+
+    Raises:
+        UnreadableImage: A file is no film; the message names it.
+        ValueError: No file, or two with the same image_id.
+        MissingInput: The run lacks a file; the message names the notebook that makes it.
+        CannotStart: run.json cannot be read.
+    """
+    paths = [Path(path) for path in paths]
+    names = [image_id_of(path) for path in paths]
+    if not names:
+        raise ValueError("no film was given")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two files have the image id {twice}; expected one of each")
+    models = RunModels(run_dir, resolve_device(device))
+    probabilities, boxes = [], []
+    for start in range(0, len(paths), FILMS_AT_ONCE):
+        image_ids, pixels, sizes = names[start : start + FILMS_AT_ONCE], [], {}
+        for image_id, path in zip(image_ids, paths[start : start + FILMS_AT_ONCE], strict=True):
+            film, facts, _ = small_film(path, models.cache_size)
+            pixels.append(film)
+            sizes[image_id] = (facts["columns"], facts["rows"])
+        for tables, table in zip((probabilities, boxes), models.answer(image_ids, pixels, sizes), strict=True):
+            tables.append(table)
+    filled = [table for table in boxes if len(table)] or boxes[:1]
+    return pd.concat(probabilities, ignore_index=True), pd.concat(filled, ignore_index=True)

@@ -7,21 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from cliniqure_utils.notebooks import load_notebook
+from cliniqure_utils.notebooks import ran_with
 from cliniqure_utils.project import REPOSITORY, CannotStart, require
-from cliniqure_utils.record import parameters_of
-from cliniqure_utils.reports import (
-    Evidence,
-    assemble_report,
-    build_prompt,
-    gather_evidence,
-    load_knowledge,
-    place_in_words,
-)
-from cliniqure_utils.reports.assembly import DISCLAIMER
-from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING
+from cliniqure_utils.record import read_record
+from cliniqure_utils.reports import Evidence, assemble_report, build_prompt, gather_evidence, load_knowledge
+from cliniqure_utils.vocabulary import BOX, CLASSES, DISCLAIMER
 
-STEP, EVALUATION = "06_generate_report", "07_evaluate"
+NOTEBOOKS = REPOSITORY / "notebooks"  # where a notebook's relative parameters start from
 
 
 @dataclass(frozen=True)
@@ -30,8 +22,9 @@ class RunSettings:
 
     Attributes:
         name: Of the run folder.
-        profile, seed: From run.json; None where the notebooks were run by hand.
-        thresholds: Least probability of each class. box_threshold: least score of a box.
+        profile, seed: From run.json (a list where notebooks ran with different ones); None where all were run by hand.
+        thresholds: Least probability of each class, calibrated as probabilities.csv is.
+        box_threshold: Least score of a box.
         system: Which adapter writes: base, seq_cls or causal_lm.
         base_model, models_dir, max_new_tokens, max_prompt_tokens, batch_size: As in notebook 06.
         knowledge: data/knowledge.csv or the run's own.
@@ -39,8 +32,8 @@ class RunSettings:
     """
 
     name: str
-    profile: str | None
-    seed: int | None
+    profile: str | list[str] | None
+    seed: int | list[int] | None
     thresholds: dict[str, float]
     box_threshold: float
     system: str
@@ -53,47 +46,38 @@ class RunSettings:
     simulated: bool
 
 
-def read_settings(run_dir: str | Path, notebooks_dir: str | Path | None = None) -> RunSettings:
-    """The settings of a run: its run.json where there is one, else the notebooks' defaults.
+def read_settings(run_dir: str | Path) -> RunSettings:
+    """The settings of a run: its run.json where there is one, else the notebooks' own values.
 
     Raises:
         MissingInput: A file of the run is not there; the message names the notebook that makes it.
         CannotStart: run.json cannot be read.
     """
-    run_dir, notebooks_dir = Path(run_dir), Path(notebooks_dir or REPOSITORY / "notebooks")
-    record = {}
-    if (run_dir / "run.json").is_file():
-        try:
-            record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CannotStart(f"run.json in {run_dir.name} cannot be read ({error})") from None
-    parameters = {
-        name: load_notebook(notebooks_dir / f"{name}.ipynb").defaults | parameters_of(record, name)
-        for name in (STEP, EVALUATION)
-    }
-    writing = parameters[STEP]
+    run_dir = Path(run_dir)
+    record = read_record(run_dir) if (run_dir / "run.json").is_file() else {}
+    writing = ran_with(run_dir, "06_generate_report")
     box_threshold = writing["box_threshold"]
     if box_threshold is None:
-        box_threshold = json.loads(_input(run_dir, "02_detect/box_threshold.json"))["score"]
+        box_threshold = _read_json(run_dir, "02_detect/box_threshold.json")["score"]
     return RunSettings(
         name=run_dir.resolve().name,
         profile=record.get("profile"),
         seed=record.get("seed"),
-        thresholds=json.loads(_input(run_dir, "03_classify/thresholds.json")),
+        thresholds=_read_json(run_dir, "03_classify/thresholds.json"),
         box_threshold=box_threshold,
-        system=parameters[EVALUATION]["report_system"],
+        system=ran_with(run_dir, "07_evaluate")["report_system"],
         base_model=writing["base_model"],
-        models_dir=notebooks_dir / writing["models_dir"],
+        models_dir=NOTEBOOKS / writing["models_dir"],
         max_new_tokens=writing["max_new_tokens"],
         max_prompt_tokens=writing["max_prompt_tokens"],
         batch_size=writing["batch_size"],
-        knowledge=load_knowledge(notebooks_dir / writing["knowledge_table"]),
+        knowledge=load_knowledge(NOTEBOOKS / writing["knowledge_table"]),
         simulated=record.get("data", {}).get("kind") == "simulated",
     )
 
 
-def _input(run_dir: Path, name: str) -> str:
-    return require(run_dir, name).read_text(encoding="utf-8")
+def _read_json(run_dir: Path, name: str):
+    return json.loads(require(run_dir, name).read_text(encoding="utf-8"))
 
 
 def read_symptoms(path: str | Path) -> dict[str, str]:
@@ -121,7 +105,7 @@ class Writer:
     """The run's language model, loaded once.
 
     Raises:
-        llm.MissingWeights: The base model or the adapter is not here.
+        MissingWeights: The base model or the adapter is not here.
     """
 
     def __init__(self, run_dir: str | Path, settings: RunSettings, device: str):
@@ -154,24 +138,12 @@ def evidence_of(film: Mapping, settings: RunSettings, symptoms: str = "") -> Evi
         [image_id],
         pd.DataFrame([film["probabilities"]], index=[image_id]),
         settings.thresholds,
-        film["boxes"].assign(image_id=image_id),
+        film["boxes"],
         settings.box_threshold,
         {image_id: film["crude_report"]},
         pd.DataFrame([{k: film[k] for k in ("age_years", "sex")} | {"symptoms": symptoms}], index=[image_id]),
         {image_id: (film["columns"], film["rows"])},
     )[image_id]
-
-
-def kept_boxes(film: Mapping, settings: RunSettings) -> list[dict]:
-    """The boxes that the report speaks of: of each finding, the surest box at each place. Pixels of the file."""
-    kept = {}
-    boxes = film["boxes"][film["boxes"].score >= settings.box_threshold]
-    for box in boxes.sort_values("score", ascending=False).to_dict("records"):
-        corners = [float(box[name]) for name in BOX]
-        place = place_in_words(box["class_name"], corners, film["columns"], film["rows"])
-        entry = {"class_name": box["class_name"], "score": float(box["score"]), "place": place}
-        kept.setdefault((box["class_name"], place), entry | dict(zip(BOX, corners, strict=True)))
-    return list(kept.values())
 
 
 def build_report(
@@ -206,9 +178,12 @@ def build_report(
                 "threshold": float(settings.thresholds[name]),
                 "present": bool(film["probabilities"][name] >= settings.thresholds[name]),
             }
-            for name in (*FINDINGS, NO_FINDING)
+            for name in CLASSES
         ],
-        "boxes": kept_boxes(film, settings),
+        "boxes": [
+            {"class_name": name, "score": score, "place": place, **dict(zip(BOX, corners, strict=True))}
+            for (name, score, place), corners in zip(evidence.boxes, evidence.corners, strict=True)
+        ],
         "crude_report": film["crude_report"],
         "report": {"system": system, "text": report["text"], "left_out_of_prompt": left_out, **report["sections"]},
         "made_by": {

@@ -1,0 +1,321 @@
+"""The HTML of every page: one base with head, style, disclaimer and foot, and what each page adds to it.
+
+Jinja templates. A page is a text that extends "base", whose blocks are: style (rules of this page alone), above (before
+the heading), head (below the disclaimer) and content.
+"""
+
+BASE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="referrer" content="no-referrer">
+<title>{{ title }}</title>
+<style>
+:root { --ink: #1a1a1a; --soft: #555; --line: #c9c9c9; --paper: #fff; --tint: #f4f6f8; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1120px; padding: 1rem; color: var(--ink); background: var(--paper);
+  font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.6rem; margin: .2rem 0; line-height: 1.2; }
+h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; border-bottom: 2px solid var(--ink); padding-bottom: .2rem; }
+h1, h2, h3, h4, p, li, figcaption, blockquote, dd { overflow-wrap: anywhere; }
+p, li { max-width: 46rem; }
+.notice { border: 2px solid var(--ink); padding: .5rem .8rem; font-weight: 600; display: inline-block;
+  margin: .6rem 0; }
+.soft { color: var(--soft); font-size: .9rem; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .5rem; border-bottom: 1px solid var(--line);
+  overflow-wrap: anywhere; }
+th { background: var(--tint); overflow-wrap: normal; }
+img { max-width: 100%; height: auto; display: block; }
+blockquote { margin: 0 0 .7rem; padding: .1rem 0 .1rem .8rem; border-left: 4px solid var(--line); }
+dl { display: grid; grid-template-columns: minmax(7rem, 14rem) minmax(0, 1fr); gap: .2rem 1rem; font-size: .92rem; }
+dt { color: var(--soft); }
+dd { margin: 0; }
+@media (max-width: 720px) { dl { grid-template-columns: minmax(0, 1fr); } dd { margin-bottom: .4rem; } }
+@media print {
+  body { font-size: 10.5pt; max-width: none; padding: 0; }
+  h2 { break-after: avoid; }
+  figure, tr, li, img { break-inside: avoid; }
+}
+{% block style %}{% endblock %}
+</style>
+</head>
+<body>
+<header>
+{% block above %}{% endblock %}
+<h1>{{ title }}</h1>
+<p class="notice">{{ disclaimer }}</p>
+{% block head %}{% endblock %}
+</header>
+<main>
+{% block content %}{% endblock %}
+<p class="notice">{{ disclaimer }}</p>
+</main>
+</body>
+</html>
+"""
+
+# Notebook 07: what the paper claims and what a run measured.
+RUN = """\
+{% extends "base" %}
+{% block style %}
+h3 { font-size: 1.02rem; margin: 0 0 .4rem; }
+nav a { display: inline-block; margin-right: 1rem; padding: .25rem 0; color: inherit; }
+td.status { font-weight: 600; white-space: nowrap; }
+td span.number { white-space: nowrap; }
+.place { display: block; } .place span { white-space: nowrap; }
+.counts { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .6rem; }
+.counts li { border: 1px solid var(--ink); padding: .4rem .8rem; }
+.counts b { font-size: 1.3rem; display: block; line-height: 1.1; }
+figure { margin: .8rem 0 1.6rem; }
+figcaption { font-size: .9rem; color: var(--soft); max-width: 46rem; }
+.case { display: grid; grid-template-columns: minmax(0, 340px) minmax(0, 1fr); gap: 1.2rem; padding: 1rem 0;
+  border-top: 1px solid var(--line); }
+.case .plain { white-space: pre-line; }
+.case h4 { margin: .3rem 0 .1rem; font-size: .9rem; }
+.case table { font-size: .82rem; margin-top: .5rem; }
+.contradicted { text-decoration: underline double; text-underline-offset: 3px; }
+.unsupported { text-decoration: underline dotted 2px; text-underline-offset: 3px; }
+summary { cursor: pointer; font-weight: 600; padding: .5rem 0; }
+@media (max-width: 720px) {
+  .case { grid-template-columns: minmax(0, 1fr); }
+  table.wide thead { position: absolute; left: -9999px; }
+  table.wide tr { display: block; border-bottom: 2px solid var(--ink); padding: .4rem 0; }
+  table.wide td { display: grid; grid-template-columns: 7.5rem minmax(0, 1fr); gap: .5rem; border: 0; padding: .12rem 0;
+    white-space: normal; }
+  table.wide td::before { content: attr(data-label); color: var(--soft); font-weight: 400; }
+}
+@media print {
+  nav { display: none; }
+  .case { break-inside: avoid; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+}
+{% endblock %}
+{% block head %}
+<nav>{% for name in sections %}<a href="#s{{ loop.index }}">{{ name }}</a>{% endfor %}</nav>
+{% endblock %}
+{% block content %}
+<h2 id="s1">{{ sections[0] }}</h2>
+<ul>{% for sentence in headline %}<li>{{ sentence }}</li>{% endfor %}</ul>
+
+<h2 id="s2">{{ sections[1] }}</h2>
+<table class="wide">
+<thead><tr>{% for column in columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in table7 %}
+<tr>{% for column in columns %}<td data-label="{{ column }}">
+<span{{ ' class="number"' | safe if (row[column] | cell | length) < 18 }}>{{ row[column] | cell }}</span></td>
+{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+
+<h2 id="s3">{{ sections[2] }}</h2>
+{% if stress is none %}
+<p>Not run.</p>
+{% else %}
+<p>Reports were changed by rule: harmlessly (other words, other order) and harmfully (a statement denied, left for
+right, a finding dropped or invented). A metric notices a change when it puts the harmless versions of a report above
+the harmful one in at least four of five comparisons. One that does not notice a denied statement measures how a report
+sounds: fluency only.</p>
+<table class="wide">
+<thead><tr><th scope="col">Metric</th><th scope="col">Verdict</th><th scope="col">Notices</th>
+<th scope="col">Misses</th></tr></thead>
+<tbody>
+{% for row in stress %}
+<tr><td data-label="Metric"><span>{{ row.metric }}</span></td>
+<td data-label="Verdict" class="status"><span>{{ row.verdict }}</span></td>
+<td data-label="Notices"><span>{{ row.notices | cell }}</span></td>
+<td data-label="Misses"><span>{{ row.misses | cell }}</span></td></tr>
+{% endfor %}
+</tbody>
+</table>
+{% if stress_url %}
+<figure><img src="{{ stress_url }}" alt="Heat map of the table above: a number for each metric and kind of change">
+<figcaption>Share of comparisons in the right order: 1 is always right, 0.5 is blind, 0 is the wrong way round. Framed
+cells are noticed.</figcaption></figure>
+{% endif %}
+{% endif %}
+
+<h2 id="s4">{{ sections[3] }}</h2>
+{% for name, caption, url in figures %}
+<figure><h3>{{ name }}</h3><img src="{{ url }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+
+<h2 id="s5">{{ sections[4] }}</h2>
+<p>{{ n_claims }} numbers and statements of the paper, each looked up in this run. Nothing in the column "this run" is
+typed in: it is computed, read from the run's settings, or a citation.</p>
+<ul class="counts">{% for status, count in counts %}<li><b>{{ count }}</b> {{ status }}</li>{% endfor %}</ul>
+{% macro claims(rows) %}
+<table class="wide">
+<thead><tr><th scope="col">Where</th><th scope="col">Claim</th><th scope="col">Paper</th><th scope="col">This run</th>
+<th scope="col">Status</th><th scope="col">Note</th></tr></thead>
+<tbody>
+{% for row in rows %}
+<tr><td data-label="Where"><span>{{ row.source }}
+{% if row.get("notebook") %}<small class="soft place"><span>notebook {{ row.notebook[:2] }}{{ "," if row.get("cell") }}
+</span> <span>{{ "cell " ~ row.cell if row.get("cell") }}</span></small>{% endif %}</span></td>
+<td data-label="Claim"><span>{{ row.claim }}</span></td>
+<td data-label="Paper"><span>{{ row.paper_value | cell }}</span></td>
+<td data-label="This run"><span>{{ row.value | cell }}{{ " (cited)" if row.evidence_kind == "cited" }}</span></td>
+<td data-label="Status" class="status"><span>{{ row.status }}</span></td>
+<td data-label="Note"><span>{{ row.note | cell }}</span></td></tr>
+{% endfor %}
+</tbody>
+</table>
+{% endmacro %}
+<h3>Contradicted</h3>
+{{ claims(contradicted) }}
+<details><summary>All {{ n_claims }} claims</summary>{{ claims(ledger) }}</details>
+
+<h2 id="s6">{{ sections[5] }}</h2>
+<p class="soft">Solid boxes: the truth of this data. Dashed boxes: the detector. Sentences are held against what the
+detector and the classifier found, not against the truth: {{ marks.supported }} supported, {{ marks.contradicted }}
+contradicted (underlined twice), {{ marks.unsupported }} left open, or given a side, without support (dotted); a
+sentence without a sign says nothing about the findings of the film.</p>
+{% for case, url in cases %}
+<section class="case">
+<div><h3>{{ case.title }}</h3><img src="{{ url }}" alt="{{ case.alternative }}">
+<table><thead><tr><th scope="col">Finding</th><th scope="col">Probability</th><th scope="col">Said</th>
+<th scope="col">True</th></tr></thead><tbody>
+{% for name, probability, threshold, there in case.probabilities %}
+<tr><td>{{ name }}</td><td>{{ "%.2f" | format(probability) }} (from {{ "%.2f" | format(threshold) }})</td>
+<td>{{ "yes" if probability >= threshold else "no" }}</td><td>{{ "yes" if there else "no" }}</td></tr>
+{% endfor %}
+</tbody></table></div>
+<div>
+{% for heading, text in case.texts %}
+<h4>{{ heading }}</h4>
+{% if text is string %}
+<blockquote class="plain">{{ text }}</blockquote>
+{% else %}
+<blockquote>
+{%- for sentence, status in text %}
+{% if status != "neutral" %}<b title="{{ status }}" aria-label="{{ status }}">{{ marks[status] }}</b> {% endif %}
+<span class="{{ status }}">{{ sentence }}</span>{{ " " }}
+{%- endfor %}
+</blockquote>
+{% endif %}
+{% endfor %}
+</div>
+</section>
+{% endfor %}
+
+<h2 id="s7">{{ sections[6] }}</h2>
+<dl>{% for name, value in facts.items() %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
+{% endblock %}
+"""
+
+# `cliniqure predict`: one film.
+FILM = """\
+{% extends "base" %}
+{% block style %}
+h2 { font-size: 1.1rem; margin: 1.4rem 0 .4rem; }
+.film { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 1.6rem; align-items: start; }
+.film h2:first-child { margin-top: 0; }
+blockquote { white-space: pre-line; }
+ul.checked { list-style: none; padding: 0; margin: 0; }
+ul.checked li { padding: .25rem 0 .25rem 1.6rem; text-indent: -1.6rem; }
+ul.checked b { display: inline-block; width: 1.6rem; text-indent: 0; }
+td.said { font-weight: 600; }
+@media (max-width: 720px) { .film { grid-template-columns: minmax(0, 1fr); } }
+{% endblock %}
+{% block above %}
+<p><a href="index.html">All films</a></p>
+{% endblock %}
+{% block head %}
+{% if report.made_by.simulated %}<p>{{ simulated }}</p>{% endif %}
+{% endblock %}
+{% block content %}
+<div class="film">
+<div>
+<img src="{{ overlay }}" alt="{{ alternative }}">
+<p class="soft">Dashed: what the detector found, with its score. The patient's left is on the right.</p>
+<h2>Probabilities</h2>
+<table><thead><tr><th scope="col">Finding</th><th scope="col">Probability</th><th scope="col">Said from</th>
+<th scope="col">Said</th></tr></thead><tbody>
+{% for finding in report.findings | sort(attribute="probability", reverse=true) %}
+<tr><td>{{ finding.name }}</td><td>{{ "%.2f" | format(finding.probability) }}</td>
+<td>{{ "%.2f" | format(finding.threshold) }}</td><td class="said">{{ "yes" if finding.present else "no" }}</td></tr>
+{% endfor %}
+</tbody></table>
+</div>
+<div>
+<h2>Facts: what the models found</h2>
+<blockquote>{{ report.report.facts }}</blockquote>
+{% if report.report.system != "template" %}
+<h2>Prose: what the language model wrote, sentence by sentence</h2>
+<ul class="checked">
+{% for entry in report.report.checked %}
+<li><b aria-hidden="true">{{ marks[entry.status] }}</b>{{ entry.sentence }}
+<span class="soft">({{ status_words[entry.status] }})</span></li>
+{% else %}
+<li class="soft">(nothing)</li>
+{% endfor %}
+</ul>
+<p class="soft">A sentence that agrees with the models can still be wrong about the patient.</p>
+{% endif %}
+<h2>From the table of causes, tests and treatments</h2>
+{% for entry in report.report.recommendations %}
+<p><b>{{ entry.finding }}.</b> {{ entry.diagnostic_methods }} {{ entry.treatment_options }}
+<b>Watch for:</b> {{ entry.red_flags }} <span class="soft">({{ entry.source }}, read {{ entry.source_date }})</span></p>
+{% else %}
+<p class="soft">No row with a source for these findings.</p>
+{% endfor %}
+<h2>Crude report of the image-to-text model</h2>
+<blockquote>{{ report.crude_report or "(empty)" }}</blockquote>
+<h2>About this film</h2>
+<dl>
+<dt>File</dt><dd>{{ report.source }}, {{ report.film.columns }} x {{ report.film.rows }} pixels</dd>
+<dt>View</dt><dd>{{ report.film.view or "not said in the file; taken as a frontal chest film" }}</dd>
+<dt>Age and sex</dt><dd>{{ "%.0f years" | format(report.film.age_years) if report.film.age_years is not none
+  else "age not given" }}, {{ {"F": "female", "M": "male"}.get(report.film.sex, "sex not given") }}</dd>
+<dt>Symptoms</dt><dd>{{ report.symptoms or "none given" }}</dd>
+{% for note in report.film.notes %}<dt>Note</dt><dd>{{ note }}</dd>{% endfor %}
+<dt>Models of</dt><dd>run {{ report.made_by.run }}{{ ", profile " ~ profile if profile }}
+{{ ", language model " ~ report.made_by.language_model if report.made_by.language_model }}</dd>
+{% for words, name in files.items() %}<dt>{{ words }}</dt>
+<dd><a href="{{ name | urlencode }}">{{ name }}</a></dd>{% endfor %}
+</dl>
+</div>
+</div>
+{% endblock %}
+"""
+
+# `cliniqure predict`: all films of one call.
+FILMS = """\
+{% extends "base" %}
+{% block style %}
+th, td { overflow-wrap: break-word; }
+td.name { min-width: 9rem; max-width: 24rem; }
+td.film-picture { width: 8.5rem; }
+{% endblock %}
+{% block head %}
+{% if from_simulation %}<p>{{ simulated }}</p>{% endif %}
+{% endblock %}
+{% block content %}
+<p class="soft">Models of run {{ run }}. {{ "A language model wrote prose; each sentence is checked on the film's page."
+  if with_llm else "Facts only, no language model." }}</p>
+{% if rows %}
+<table><thead><tr><th scope="col">Film</th><th scope="col">Name</th><th scope="col">Said by the models</th></tr></thead>
+<tbody>
+{% for row in rows %}
+<tr><td class="film-picture"><a href="{{ row.page | urlencode }}">
+<img src="{{ row.thumbnail }}" alt="Film {{ row.image_id }} with its boxes"></a></td>
+<td class="name"><a href="{{ row.page | urlencode }}">{{ row.image_id }}</a><br>
+<span class="soft">{{ row.source }}</span></td>
+<td>{{ row.findings | join(", ") or "no finding" }}</td></tr>
+{% endfor %}
+</tbody></table>
+{% endif %}
+{% if rejected %}
+<h2>{{ rejected | length }} not read</h2>
+<table><thead><tr><th scope="col">File</th><th scope="col">Why</th></tr></thead><tbody>
+{% for row in rejected %}<tr><td>{{ row.source }}</td><td>{{ row.reason }}</td></tr>{% endfor %}
+</tbody></table>
+{% endif %}
+{% endblock %}
+"""

@@ -1,0 +1,81 @@
+"""What `cliniqure predict` writes: five files per film, and two for all of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cliniqure_utils.annotations import rescale_boxes
+from cliniqure_utils.pages import data_url, pixels_png, thumbnail
+from cliniqure_utils.predict.dicom_objects import secondary_capture, structured_report
+from cliniqure_utils.predict.overlay import draw_overlay
+from cliniqure_utils.predict.pages import film_page, index_page
+from cliniqure_utils.predict.writing import RunSettings
+from cliniqure_utils.runs import atomic_path, write_json, write_table, write_text
+from cliniqure_utils.vocabulary import BOX, NO_FINDING
+
+ENDINGS = {
+    "page": "_report.html",
+    "report": "_report.json",
+    "overlay": "_overlay.png",
+    "capture": "_overlay.dcm",
+    "structured": "_report.dcm",
+}
+REJECTED = ["source", "row", "image_id", "reason"]
+
+
+def write_film(report: dict, film: Mapping, name: str, out_dir: Path) -> dict:
+    """Write all files of one film.
+
+    Args:
+        report: From `writing.build_report`; gets `files`, the names of what is written.
+        film: From `films.stream_films`.
+        name: Of the files, without their endings.
+
+    Returns:
+        The film's row of `pages.index_page`.
+    """
+    files = {what: f"{name}{ending}" for what, ending in ENDINGS.items()}
+    report["files"] = files
+    corners = np.array([[box[edge] for edge in BOX] for box in report["boxes"]]).reshape(-1, 4)
+    shown = film["shown"]
+    boxes = rescale_boxes(corners, (film["columns"], film["rows"]), shown.shape[::-1])
+    overlay = draw_overlay(shown, boxes, [f"{box['class_name']} {box['score']:.2f}" for box in report["boxes"]])
+    png = pixels_png(overlay)
+    capture = secondary_capture(overlay, film["key"])
+    structured = structured_report(report, boxes, capture, film["key"])
+    with atomic_path(out_dir / files["overlay"]) as temporary:
+        temporary.write_bytes(png)
+    for what, data in (("capture", capture), ("structured", structured)):
+        with atomic_path(out_dir / files[what]) as temporary:
+            data.save_as(temporary, enforce_file_format=True)
+    write_json(out_dir / files["report"], report)
+    beside = {
+        "The same as data": files["report"],
+        "Overlay": files["overlay"],
+        "Overlay as DICOM": files["capture"],
+        "DICOM structured report": files["structured"],
+    }
+    write_text(out_dir / files["page"], film_page(report, png, beside))
+    named = {entry["name"] for entry in report["findings"] if entry["present"]}
+    named |= {box["class_name"] for box in report["boxes"]}
+    return {
+        "image_id": report["image_id"],
+        "source": report["source"],
+        "page": files["page"],
+        "findings": [entry["name"] for entry in report["findings"] if entry["name"] in named - {NO_FINDING}],
+        "thumbnail": data_url(thumbnail(overlay)),
+    }
+
+
+def write_index(
+    out_dir: Path, rows: Sequence[Mapping], rejected: Sequence[Mapping], settings: RunSettings, with_llm: bool
+) -> None:
+    """Write index.html, which lists the films, and rejected.csv, with the reason for each file that was not read."""
+    # Bytes of a file name that are no text are written as escapes.
+    readable = [
+        {key: str(value).encode("utf-8", "backslashreplace").decode() for key, value in row.items()} for row in rejected
+    ]
+    write_table(out_dir / "rejected.csv", pd.DataFrame(readable, columns=REJECTED))
+    write_text(out_dir / "index.html", index_page(rows, readable, settings.name, with_llm, settings.simulated))
