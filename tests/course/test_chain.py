@@ -68,9 +68,8 @@ def product(notebooks_dir, name, run="demo") -> str:
 
 def test_a_notebook_runs_again_only_when_something_it_depends_on_has_changed(project):
     assert run(project)[1] == ["01_first", "02_second", "03_third"]
-    began = time.monotonic()
     _, ran, lines = run(project)
-    assert ran == [] and time.monotonic() - began < 3
+    assert ran == []
     assert [line for line in lines if "skipped" in line][0] == "01_first: skipped, nothing has changed"
 
     assert run(project, overrides={"02_second.factor": "5"})[1] == ["02_second"]
@@ -118,8 +117,6 @@ def test_part_of_the_chain_from_another_folder(project, tmp_path, monkeypatch):
 
     _, ran, _ = run(project, start="2", until="2", force=True, **options)
     assert ran == ["02_second"]
-    copy = json.loads((elsewhere / "here/run/notebooks/02_second.ipynb").read_text())
-    assert copy["metadata"]["papermill"]["input_path"] == "notebooks/02_second.ipynb"
     with pytest.raises(CannotStart, match="--from 03_third comes after --until 01_first"):
         run(project, start="3", until="1", **options)
 
@@ -141,7 +138,7 @@ def test_run_json_tells_what_was_done(project):
     assert record["data"]["kind"] == "archive" and record["data"]["n_files"] == 1
     assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3])) and "torch" in record["versions"]
     entry = record["notebooks"]["01_first"]
-    assert entry["status"] == "done" and entry["seconds"] > 0 and entry["peak_memory_mb"] > 20
+    assert entry["status"] == "done" and entry["seconds"] >= 0 and entry["peak_memory_mb"] > 20
     assert len(entry["input_hash"]) == 64 and entry["start"].startswith("20")
     copy = (project.parent / "outputs/demo/notebooks/01_first.ipynb").read_bytes()
     assert entry["copy_sha256"] == hashlib.sha256(copy).hexdigest()
@@ -192,17 +189,24 @@ def test_a_cohort_that_the_notebook_made_anew_is_no_change(project):
     assert ran == ["01_first"] and "01_first: running, changed: the data folder" in lines
 
 
+@pytest.mark.chain
 def test_the_kernel_is_this_python_with_a_quiet_environment(tmp_path):
+    """Through papermill, in a folder whose name it would take for a format."""
     code = "import os, sys\nprint(sys.executable)\nprint(os.environ['OMP_WAIT_POLICY'], os.environ['PYTHONHASHSEED'])"
-    write_notebook(tmp_path / "notebooks" / "01_first.ipynb", PARAMETERS, code)
-    run(tmp_path / "notebooks")
-    copy = json.loads((tmp_path / "outputs/demo/notebooks/01_first.ipynb").read_text())
+    folder = tmp_path / "a {strange} folder"
+    write_notebook(folder / "notebooks" / "01_first.ipynb", PARAMETERS, code)
+    record, _, _ = run(folder / "notebooks")
+    copy = json.loads((folder / "outputs/demo/notebooks/01_first.ipynb").read_text())
     printed = "".join(copy["cells"][-1]["outputs"][0]["text"]).split("\n")
     assert printed[0] == sys.executable
     assert printed[1] == f"passive {os.environ.get('PYTHONHASHSEED', '0')}"
     assert not any("injected-parameters" in cell["metadata"].get("tags", []) for cell in copy["cells"])
+    assert copy["metadata"]["papermill"]["input_path"] == "notebooks/01_first.ipynb"
+    entry = record["notebooks"]["01_first"]
+    assert entry["seconds"] > 0 and entry["peak_memory_mb"] > 20
 
 
+@pytest.mark.chain
 def test_a_failed_notebook_stops_the_chain_in_plain_words(project, capsys):
     broken = "total = 0\n\ndef invert(x):\n    return 1 / x\n\ninvert(total)"
     write_notebook(project / "02_second.ipynb", PARAMETERS + "factor = 2\n", "x = 1", broken)
@@ -230,6 +234,7 @@ def test_a_failed_notebook_stops_the_chain_in_plain_words(project, capsys):
     assert not left.exists()
 
 
+@pytest.mark.chain
 def test_a_kernel_that_dies_is_reported_with_its_cell(tmp_path):
     code = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
     write_notebook(tmp_path / "notebooks" / "01_first.ipynb", PARAMETERS, "x = 1", code)
@@ -257,6 +262,7 @@ chain.run_chain = lambda **options: plain(**options, notebooks_dir=sys.argv[1])
 sys.exit(cli.main(["run", *sys.argv[2:]]))"""
 
 
+@pytest.mark.chain
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_goes_on_where_it_was(project, how):
     write_notebook(project / "02_second.ipynb", PARAMETERS, SLOW)

@@ -85,9 +85,13 @@ def write_course(folder: Path, given=()) -> Path:
 
 
 @pytest.fixture(scope="module")
-def course(tmp_path_factory):
+def course(tmp_path_factory, in_this_process):
     """(the course's notebooks, a package, a student's run of them)."""
-    project = tmp_path_factory.mktemp("project")
+    with in_this_process():
+        return make_course(tmp_path_factory.mktemp("project"))
+
+
+def make_course(project: Path) -> tuple[Path, Path, Path]:
     notebooks = write_course(project / "notebooks")
     student = write_course(project / "student", ANSWERED)
     (project / "cliniqure_utils").mkdir()
@@ -166,6 +170,19 @@ def test_an_honest_run_passes_and_its_exercises_are_told_apart(course, run_folde
     suite = ElementTree.fromstring(as_junit(grade))
     assert suite.get("failures") == "0" and suite.get("tests") == str(len(grade.checks)) == str(len(list(suite)))
     assert suite.get("skipped") == "3" == str(len(suite.findall(".//skipped")))
+
+
+@pytest.mark.chain
+def test_a_run_in_real_kernels_is_graded_alike(tmp_path):
+    notebooks, package, folder = make_course(tmp_path)
+    forge_output(folder, "07_evaluate", "table7.csv", "metric,value\nright,0.95\n")
+    grade = grade_run(open_run(folder, notebooks, package))
+    assert list(failures(grade.checks)) == [("07_evaluate", "table7.csv")]
+    assert [e.verdict for e in grade.exercises] == ["solved", "wrong", "unsolved"]
+    (folder / "02_model" / "predictions.csv").unlink()
+    found = failures(grade_run(open_run(folder, notebooks, package)).checks)
+    words = "07_evaluate cannot work with the run's files: FileNotFoundError"
+    assert words in found["07_evaluate", "numbers worked out again"]
 
 
 def test_metrics_edited_together_with_their_hash_are_caught(course, run_folder):
@@ -522,12 +539,3 @@ def test_a_reference_for_another_profile_fails(course, run_folder):
     assert failures(check_reference(run, None, gone)) == {
         ("07_evaluate", "range of table7/new"): "None is outside 0 to 1"
     }
-
-
-def test_files_that_the_notebook_cannot_read_fail_in_words(course, run_folder):
-    (run_folder / "02_model" / "predictions.csv").unlink()
-    found = failures(grade_run(opened(course, run_folder)).checks)
-    assert (
-        "07_evaluate cannot work with the run's files: FileNotFoundError"
-        in found["07_evaluate", "numbers worked out again"]
-    )
