@@ -16,11 +16,10 @@ import torch
 from common import Bench, cost
 from PIL import Image
 from torchvision.ops import MultiScaleRoIAlign
-from torchvision.transforms import v2
 
 from cliniqure_utils import metrics, training
 from cliniqure_utils.annotations import boxes_per_class, film_sizes, read_merged
-from cliniqure_utils.vision import classification, detection, fast, inference, transforms, trunks
+from cliniqure_utils.vision import classification, detection, inference, transforms, trunks
 from cliniqure_utils.vision.films import FilmDataset, collate
 from cliniqure_utils.vocabulary import BOX
 
@@ -109,15 +108,6 @@ def dataset_of(folder: Path, size: int, augment):
     boxes = pd.DataFrame({"image_id": ids, "class_id": 3, "class_name": "Cardiomegaly"})
     boxes[BOX] = [500.0, 1200.0, 1700.0, 2000.0]
     return FilmDataset(folder, ids, size, film_sizes(index), boxes, augment)
-
-
-def as_torchvision_moves() -> v2.Transform:
-    """The moves of the demo's `vision.transforms.augmentation` out of torchvision's own transforms."""
-    move = v2.RandomAffine(
-        10.0, translate=(0.04, 0.04), scale=(0.94, 1.06), interpolation=v2.InterpolationMode.BILINEAR
-    )
-    tidy = v2.SanitizeBoundingBoxes(min_size=fast.MIN_BOX_SIDE, labels_getter=lambda sample: sample["labels"])
-    return v2.Compose([v2.RandomApply([move], p=0.5), v2.ClampBoundingBoxes(), tidy])
 
 
 def load_all(dataset) -> None:
@@ -216,7 +206,7 @@ def main() -> None:
         started = time.process_time()
         dataset.read_films()
         bench.state("reading films from files", "films/s", len(dataset) / (time.process_time() - started))
-        plain = dataset_of(Path(folder), DEMO["image_size"], as_torchvision_moves())
+        plain = dataset_of(Path(folder), DEMO["image_size"], transforms.augmentation(**moves, plain=True))
         plain.read_films()
         load, plainly = cost(lambda: load_all(dataset), lambda: load_all(plain))
         bench.compare_cost(f"batches of {len(dataset)} films in memory", load, plainly, "torchvision's transforms")

@@ -44,10 +44,13 @@ def small_detector():
 
 @pytest.fixture(scope="session")
 def timm_classifier():
-    """A timm network with or without heat maps, always with the same weights: `timm_classifier(1.0)`."""
+    """A timm network with or without heat maps, always with the same weights: `timm_classifier(1.0)`.
+
+    Its default is timm's smallest ResNet (0.4 million weights), made for tests.
+    """
     built = {}
 
-    def copy_of(heatmap_weight=1.0, name="seresnet18"):
+    def copy_of(heatmap_weight=1.0, name="test_resnet"):
         if (heatmap_weight, name) not in built:
             torch.manual_seed(0)
             built[heatmap_weight, name] = classification.build_classifier(name, heatmap_weight=heatmap_weight)

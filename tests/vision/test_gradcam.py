@@ -31,7 +31,7 @@ def test_grad_cam_by_hand():
         gradcam.last_map(torch.nn.Linear(1, 1))
 
 
-@pytest.mark.parametrize("name, weight", [("seresnet_tiny", 2.0), ("seresnet18", 0.0), ("seresnet18", 1.0)])
+@pytest.mark.parametrize("name, weight", [("seresnet_tiny", 2.0), ("seresnet18", 0.0), ("test_resnet", 1.0)])
 def test_grad_cam_of_our_classifiers(name, weight):
     torch.manual_seed(0)
     model = classification.build_classifier(name, heatmap_weight=weight).train()

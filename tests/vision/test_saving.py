@@ -9,7 +9,7 @@ from cliniqure_utils.vision import classification, detection
 def test_a_classifier_comes_back_with_the_head_it_was_saved_with(tmp_path, timm_classifier):
     film = torch.rand(1, 1, 64, 64)
     for weight in (0.0, 1.0):
-        model, settings = timm_classifier(weight).eval(), {"model_name": "seresnet18", "image_size": 64}
+        model, settings = timm_classifier(weight).eval(), {"model_name": "test_resnet", "image_size": 64}
         classification.save_classifier(model, tmp_path, {**settings, "heatmap_weight": weight})
         again = classification.load_classifier(tmp_path)
         assert again.heatmap_weight == weight and set(again(film)) == set(model(film))
