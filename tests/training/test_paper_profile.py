@@ -73,7 +73,6 @@ def test_section_4_2_2(profile):
     )  # fmt: skip
     assert {name: profile["03_classify"][name] for name in wanted} == wanted
     assert len(CLASSES) == 15
-    assert classification.build_classifier("seresnet18").loss.kind == "bce"
 
 
 def test_table_6(profile):
@@ -95,38 +94,45 @@ def test_the_transform_is_table_3(profile):
 
 
 def one_step(model, dataset, values, folder):
-    """One step through the engine; returns the optimizer as it was at the step."""
+    """One step through `training.fit`; returns the optimizer."""
     seen = []
     hook = register_optimizer_step_pre_hook(lambda optimizer, *rest: seen.append(optimizer))
+    names = ("learning_rate", "weight_decay", "optimizer", "scheduler", "ema_decay")
+    plan = training.Plan(seed=0, max_steps=1, batch_size=2, **{name: values[name] for name in names})
+    where = dict(output_dir=folder, device="cpu", collate=collate, resumable=False, log_steps=1)
     try:
-        history = training.fit(
-            model, dataset, output_dir=folder, seed=0, device="cpu", max_steps=1, batch_size=2, resumable=False,
-            log_steps=1, collate=collate,
-            **{name: values[name] for name in ("learning_rate", "weight_decay", "optimizer", "scheduler")},
-        )  # fmt: skip
+        history = training.fit(model, dataset, plan, **where)
     finally:
         hook.remove()
     assert len(seen) == 1 and np.isfinite(history.loss[0])
-    group = seen[0].param_groups[0]
-    assert type(getattr(seen[0], "optimizer", seen[0])) is torch.optim.Adam
-    assert group["initial_lr"] == 1e-4 and group["weight_decay"] == 1e-5
+    return getattr(seen[0], "optimizer", seen[0])
+
+
+def assert_table_3(optimizer):
+    group = optimizer.param_groups[0]
+    assert type(optimizer) is torch.optim.Adam and group["initial_lr"] == 1e-4 and group["weight_decay"] == 1e-5
 
 
 def test_one_step_of_the_paper_detector(profile, films, tmp_path):
+    """Its sizes are those of the whole model, without memory for them; the step is made with a narrower head."""
     values = profile["02_detect"]
+    names = ("backbone", "image_size", "anchor_scales", "aspect_ratios", "neck", "roi_pool_size", "head_width",
+             "rois_per_image", "frozen_parts", "frozen_norm")  # fmt: skip
+    settings = {name: values[name] for name in names}
+    with torch.device("meta"):
+        whole = detection.build_detector(**settings).network
+        assert whole.backbone(torch.zeros(1, 3, 224, 224)).shape == (1, 2048, 7, 7)
+    assert whole.roi_heads.box_predictor.cls_score.weight.shape == (15, 1024)
+    assert whole.roi_heads.box_head.fc6.weight.shape == (1024, 2048 * 7 * 7)
     torch.manual_seed(0)
-    names = ("backbone", "image_size", "anchor_scales", "aspect_ratios", "neck", "roi_pool_size", "head_width")
-    detector = detection.build_detector(
-        **{name: values[name] for name in names}, rois_per_image=values["rois_per_image"], weights=None
+    detector = detection.build_detector(**settings | {"head_width": 16})
+    head, trunk = (
+        detector.network.roi_heads.box_predictor.cls_score.weight,
+        detector.network.backbone.layer1[0].conv1.weight,
     )
-    shapes = []
-    network = detector.network
-    network.backbone.register_forward_hook(lambda module, given, result: shapes.append(tuple(result.shape[1:])))
-    head, trunk = network.roi_heads.box_predictor.cls_score.weight, network.backbone.layer1[0].conv1.weight
     before = head.detach().clone(), trunk.detach().clone()
-    one_step(detector, films(values), values, tmp_path / "checkpoints")
-    assert shapes == [(2048, 7, 7)]
-    assert head.shape == (15, 1024) and not torch.equal(head, before[0]) and not torch.equal(trunk, before[1])
+    assert_table_3(one_step(detector, films(values), values, tmp_path / "checkpoints"))
+    assert not torch.equal(head, before[0]) and not torch.equal(trunk, before[1])
 
 
 def test_one_step_of_the_paper_classifier(profile, films, tmp_path):
@@ -135,10 +141,11 @@ def test_one_step_of_the_paper_classifier(profile, films, tmp_path):
     model = classification.build_classifier(
         values["model_name"], weights=None, loss=values["loss"], heatmap_weight=values["heatmap_weight"]
     )
+    assert model.loss.kind == "bce"
     assert all(name.startswith("network.") for name in model.state_dict()), "nothing beside SE-ResNet50 is trained"
     head = model.network.get_classifier().weight
     before = head.detach().clone()
-    one_step(model, films(values), values, tmp_path / "checkpoints")
+    assert_table_3(one_step(model, films(values), values, tmp_path / "checkpoints"))
     assert head.shape == (15, 2048) and not torch.equal(head, before)
 
 
@@ -149,12 +156,7 @@ def test_one_step_of_a_classifier_that_boxes_teach(repository, films, tmp_path):
     torch.manual_seed(0)
     model = classification.build_classifier("seresnet18", loss=values["loss"], heatmap_weight=values["heatmap_weight"])
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    history = training.fit(
-        model, films(values), output_dir=tmp_path / "checkpoints", seed=0, device="cpu", max_steps=1, batch_size=2,
-        resumable=False, log_steps=1, collate=collate,
-        **{name: values[name] for name in ("learning_rate", "weight_decay", "optimizer", "scheduler", "ema_decay")},
-    )  # fmt: skip
-    assert np.isfinite(history.loss[0])
+    one_step(model, films(values), values, tmp_path / "checkpoints")
     for name in ("heatmap.weight", "heatmap.bias", "network.fc.weight", "network.conv1.weight"):
         moved = dict(model.named_parameters())[name] - before[name]
         assert moved.abs().max() > values["learning_rate"] / 10, name  # more than weight decay alone would move it
