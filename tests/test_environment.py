@@ -1,9 +1,16 @@
-"""The set-up files agree with each other and with what is installed."""
+"""The set-up files agree with each other, with what is installed and with what is imported."""
 
+import ast
 import importlib.metadata
+import json
+import os
+import platform
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -19,6 +26,9 @@ NAMED = (
 ).split()
 # pyproject.toml's name -> the name in environment.yml, where conda or pip know a package by another name.
 OTHER_NAMES: dict[str, str] = {}
+# A requirement with an extra -> what the extra brings.
+EXTRAS = {"dask[distributed]": ["distributed"]}
+OPTIONAL = {"dask"}  # `cliniqure predict --dask` says so where it is missing
 
 
 def project_requirements(repository) -> dict[str, Requirement]:
@@ -52,7 +62,41 @@ def test_conda_and_pip_install_the_same(repository):
     assert options == ["-c constraints.txt", "-e ."]
     assert set(NAMED) <= wanted
     python = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["requires-python"]
-    assert python == "==3.11.*" and "python=3.11" in (repository / "environment.yml").read_text()
+    assert f"  - python{python}\n" in (repository / "environment.yml").read_text()
+
+
+def imported_names(repository, folder: str) -> set[str]:
+    """Top-level names outside Python that the files of a folder import, at their top or inside a function."""
+    sources = [path.read_text(encoding="utf-8") for path in (repository / folder).rglob("*.py")]
+    for path in (repository / folder).glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        sources += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    found = set()
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    beside = {path.stem for path in (repository / folder).rglob("*.py")}  # the benches import each other
+    return found - set(sys.stdlib_module_names) - beside - {"cliniqure_utils"} - OPTIONAL
+
+
+@pytest.mark.parametrize("folder", ["cliniqure_utils", "notebooks", "tests"])
+def test_what_is_imported_is_asked_for_by_name(repository, folder):
+    """Not only brought along by another package, which may drop it."""
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = list(project["dependencies"])
+    if folder == "tests":
+        lines += project["optional-dependencies"]["dev"]
+    asked = {doctor.normalise(Requirement(line).name) for line in lines}
+    asked |= {doctor.normalise(name) for line in lines for name in EXTRAS.get(line, ())}
+    owners = importlib.metadata.packages_distributions()
+    missing = {
+        name: owners.get(name)
+        for name in imported_names(repository, folder)
+        if not asked & {doctor.normalise(owner) for owner in owners.get(name, [])}
+    }
+    assert missing == {}
 
 
 def needed_distributions(repository) -> set[str]:
@@ -103,7 +147,7 @@ def test_doctor_names_a_missing_wheel_with_its_cure(monkeypatch, capsys):
     assert cli.main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert f"no-such-wheel is missing (nothing): {cure}" in printed
-    for word in ("Python    3.11", "Device    auto means", "Memory", "Disk", "Weights"):
+    for word in (f"Python    {platform.python_version()}", "Device    auto means", "Memory", "Disk", "Weights"):
         assert word in printed
 
 
@@ -124,7 +168,67 @@ def test_licence_and_continuous_integration(repository):
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-@pytest.mark.parametrize("target", ["run", "test", "lab", "bench"])
+@pytest.mark.parametrize("target", ["run", "test", "check", "lab", "bench"])
 def test_make_targets_build_the_environment_first(repository, target):
     rule = re.search(rf"^{target}:(.*)$", (repository / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert rule and "$(STAMP)" in rule[1]
+
+
+@pytest.fixture
+def make_says(repository, tmp_path):
+    """What make would do in a folder with nothing but the Makefile and what it builds from: its commands."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "requirements-models.txt"):
+        shutil.copyfile(repository / name, tmp_path / name)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("make", "sh"):
+        (programs / name).symlink_to(shutil.which(name))
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "MAKEFLAGS", "VENV")}
+
+    def said(*arguments: str) -> list[str]:
+        command = ["make", "-n", "lab", *arguments]
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=environment | {"PATH": str(programs)}, capture_output=True, text=True
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.splitlines()
+
+    return said
+
+
+def program(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+    return folder / name
+
+
+def test_make_takes_the_newest_python_that_works(make_says, tmp_path):
+    """A pyenv shim of a version that is not selected is found on the path, but fails when it is called."""
+    programs = tmp_path / "programs"
+    plain = program(programs, "python3", "exit 0")
+    assert f"{plain.name} -m venv .venv" in make_says()
+    good = program(programs, "python3.12", f'exec "{sys.executable}" "$@"')
+    program(programs, "python3.11", f'exec "{sys.executable}" "$@"')
+    program(programs, "python3.13", 'echo "pyenv: python3.13: command not found" >&2; exit 127')
+    assert f"{good} -m venv .venv" in make_says()
+    newest = program(programs, "python3.13", f'exec "{sys.executable}" "$@"')
+    assert f"{newest} -m venv .venv" in make_says()
+    assert f"{good} -m venv .venv" in make_says(f"PYTHON={good}")
+
+
+def test_make_keeps_its_environment_unless_another_python_is_asked_for(make_says, tmp_path):
+    programs, here = tmp_path / "programs", ".".join(platform.python_version_tuple()[:2])
+    same = program(programs, "python3.11", f'exec "{sys.executable}" "$@"')
+    other = program(programs, "python3.13", "echo 3.99")  # all that make asks it for is its version
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    program(tmp_path / ".venv" / "bin", "python", f"echo {here}")
+    (tmp_path / ".venv" / ".installed").touch()
+    assert make_says() == make_says(f"PYTHON={same}") == [".venv/bin/jupyter lab --notebook-dir=."]
+    assert f"{other} -m venv .venv" in make_says(f"PYTHON={other}")
+    assert f"{other} -m venv elsewhere" in make_says(f"PYTHON={other}", "VENV=elsewhere")
+
+
+def test_make_check_is_all_but_what_runs_notebooks(repository):
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    rules = {name: re.search(rf"^{name}:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1] for name in ("check", "test")}
+    assert rules["check"].replace(" -m 'not chain'", "") == rules["test"] != rules["check"]

@@ -1,7 +1,8 @@
 """Grey values of a film at the size wanted, in one pass over its pixels.
 
 Looking a pixel up and adding it to the averages that it is part of takes less time than writing it down in between:
-numba compiles the loop on first use and keeps it beside this file (`make bench ONLY=dicom` compares).
+numba compiles the loop when a process first uses it, which takes 1 s (`make bench ONLY=dicom` compares). Its cache
+would save that second and write into the package's own folder.
 """
 
 from functools import lru_cache
@@ -66,7 +67,7 @@ def shrink(film: GreyScale, shape: tuple[int, int], reduction: int, size: int | 
     return np.clip(out, 0, 1, out=out)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _average(pixels, grey, start, rows, shares, first, taps, out):
     """Fill `out`: of each of its rows, the weighted sum of pixel rows, then of that the weighted sums of columns.
 
