@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from cliniqure_utils.annotations import rescale_boxes
-from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING
+from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS
 
 KEEP_BYTES = 2**31  # films are kept in memory up to this size; VinDr-CXR's 15,000 at 1,024 pixels would be 16 GB
 
@@ -42,7 +42,7 @@ class FilmDataset(torch.utils.data.Dataset):
 
     An item is a dict: image_id; image, float32 (1, size, size) in [0, 1]; boxes, float32 (n, 4) in input pixels;
     box_labels, int64 (n,), 1-14 (0 is the detector's background); targets, float32 (15,), order of
-    `FINDINGS` + "No finding".
+    `CLASSES`.
 
     Args:
         image_dir: Folder of `<image_id>.png`.
@@ -53,8 +53,8 @@ class FilmDataset(torch.utils.data.Dataset):
         augment: A torchvision v2 transform for (image, boxes), or None.
         keep_in_memory: Read every film once and keep it (uint8, size x size bytes each). None: if all of them fit into
             KEEP_BYTES.
-        labels: Table (films, 15) of 0/1, index image_id, columns `FINDINGS` + "No finding", such as
-            `reader_labels` makes: `targets` in place of those that follow from the boxes.
+        labels: Table (films, 15) of 0/1, index image_id, columns `CLASSES`, such as `reader_labels`
+            makes: `targets` in place of those that follow from the boxes.
         seed: Draw each film's transform from (seed, epoch, place) instead of torch's global random numbers. Then it
             does not depend on the number of loader processes, nor on where a killed training resumes.
 
@@ -134,7 +134,7 @@ class FilmDataset(torch.utils.data.Dataset):
         """Multi-label target (15,): from `labels`, or 1 where a box names the finding; the last is "No finding"."""
         if self._targets is not None:
             return self._targets[index]
-        target = torch.zeros(len(FINDINGS) + 1)
+        target = torch.zeros(len(CLASSES))
         labels = self._labels[index]
         if len(labels):
             target[labels - 1] = 1
@@ -177,13 +177,12 @@ class FilmDataset(torch.utils.data.Dataset):
 
 
 def _target_rows(labels: pd.DataFrame, image_ids: list[str]) -> torch.Tensor:
-    columns = [*FINDINGS, NO_FINDING]
     missing = sorted(set(image_ids) - set(labels.index.astype(str)))
     if missing:
         raise ValueError(
             f"{len(missing)} of {len(image_ids)} films have no row in the labels, the first is {missing[0]}"
         )
-    return torch.tensor(labels.loc[image_ids, columns].to_numpy(np.float32))
+    return torch.tensor(labels.loc[image_ids, list(CLASSES)].to_numpy(np.float32))
 
 
 def collate(items: list[dict]) -> dict:
