@@ -29,7 +29,7 @@ def read_global_labels(path: str | Path) -> pd.DataFrame:
             one reader for one film.
     """
     path = Path(path)
-    cells, reasons, separator = read_table(path)
+    cells, reasons = read_table(path)
     if "image_id" not in cells.columns:
         raise BadAnnotations(f"{path.name}: column image_id is missing; found {', '.join(cells.columns)[:200]}")
     if cells.empty:
@@ -53,8 +53,7 @@ def read_global_labels(path: str | Path) -> pd.DataFrame:
             lambda n: f"is a second one of reader {cells.rad_id.iloc[n]!r} for film {cells.image_id.iloc[n]!r}",
         )
     for name in labels:
-        text = cells[name] if separator == "," else cells[name].str.replace(",", ".", regex=False)
-        values, unreadable = to_numbers(text)
+        values, unreadable = to_numbers(cells[name])
         wrong = unreadable | ~(np.isnan(values) | np.isin(values, [0, 1]))
         _refuse(wrong, path, lambda n, name=name: f"holds {cells[name].iloc[n]!r} in column {name}; expected 0 or 1")
         cells[name] = pd.array(values, dtype="Int64") if np.isnan(values).any() else values.astype(int)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.extensions import ExtensionArray
 
-from cliniqure_utils.annotations.tables import MISSING, BadAnnotations, Table, decimal_mark, read_table, to_numbers
+from cliniqure_utils.annotations.tables import MISSING, BadAnnotations, Table, read_table, to_numbers
 from cliniqure_utils.vocabulary import (
     BOX,
     CLASSES,
@@ -52,9 +52,9 @@ def read_annotations(
     Args:
         source: A CSV in Kaggle's layout (image_id, class_name, class_id, rad_id, four coordinates) or PhysioNet's (no
             class_id, 22 names; annotations_test.csv has no rad_id, as it holds the consensus of the readers), or
-            "torchxrayvision" for the packaged Kaggle file. Separated by commas, semicolons, tabs or bars (then a comma
-            may be the decimal mark); UTF-8, UTF-16 or UTF-32, with or without a byte-order mark; also inside .gz or
-            .zip. Case, blanks, hyphens and underscores in the header do not matter. Image ids are kept exactly.
+            "torchxrayvision" for the packaged Kaggle file. Commas or tabs between cells, UTF-8 or Excel's UTF-16, also
+            inside .gz or .zip. Case, blanks, hyphens and underscores in the header do not matter. Image ids are kept
+            exactly.
         image_sizes: image_id -> (width, height). With it, boxes are cut at the border of the film or rejected, and so
             are rows without a film.
 
@@ -85,9 +85,9 @@ def read_annotations(
     films = films.tolist()
     # Ids are compared as they stand: a leading blank belongs to the name of a file.
     reject(np.array([not name.strip() for name in films])[film], "image_id is empty")
-    class_id, local_label = _classes(cells, table.separator, reject)
+    class_id, local_label = _classes(cells, reject)
     normal = class_id == NO_FINDING_ID
-    corners = _corners(table, normal, reject)
+    corners = _corners(cells, normal, reject)
     written = corners
     if image_sizes is not None:
         corners = _cut(corners, image_sizes, film, films, normal, reject)
@@ -147,7 +147,7 @@ def _check_columns(table: Table, path: Path) -> None:
         raise BadAnnotations(f"{path.name}: there are no annotation rows, only a header")
 
 
-def _classes(cells: pd.DataFrame, separator: str, reject: Reject) -> tuple[np.ndarray, ExtensionArray]:
+def _classes(cells: pd.DataFrame, reject: Reject) -> tuple[np.ndarray, ExtensionArray]:
     """Class id per row, from name, id or both, and PhysioNet's name; unknown or disagreeing ones are rejected."""
     by_name = by_id = np.full(len(cells), _EMPTY)
     local_label = pd.array([NO_FINDING], dtype="str").take(np.zeros(len(cells), int))
@@ -167,8 +167,7 @@ def _classes(cells: pd.DataFrame, separator: str, reject: Reject) -> tuple[np.nd
         reject(by_name == _UNKNOWN, lambda rows: [unknown[n] for n in place[rows]])
     if "class_id" in cells.columns:
         place, written = pd.factorize(cells.class_id)
-        text = pd.Series(written, dtype="str")
-        numbers, unreadable = to_numbers(text.str.replace(",", ".", regex=False) if separator != "," else text)
+        numbers, unreadable = to_numbers(pd.Series(written, dtype="str"))
         empty = np.isnan(numbers) & ~unreadable
         codes = np.where(np.isin(numbers, range(len(CLASSES))), numbers, np.where(empty, _EMPTY, _UNKNOWN))
         by_id = codes.astype(int)[place]
@@ -195,33 +194,16 @@ def _readers(cells: pd.DataFrame) -> ExtensionArray:
     return pd.array([nobody if m else name for name, m in zip(names, missing, strict=True)], dtype="str").take(place)
 
 
-def _corners(table: Table, normal: np.ndarray, reject: Reject) -> np.ndarray:
+def _corners(cells: pd.DataFrame, normal: np.ndarray, reject: Reject) -> np.ndarray:
     """Coordinates (n, 4), NaN for "No finding"; what is no box is rejected."""
-    columns = [table.cells[name] for name in BOX]
-    decimal, ambiguous = decimal_mark([text[~normal] for text in columns], table.separator)
-    other = "." if decimal == "," else ","
-    hint = f" (most decimals of this file are written with {decimal!r})" if table.separator != "," else ""
     corners = np.full((len(normal), 4), np.nan)  # some files hold 0, 0, 1, 1 for "No finding"
     found = np.flatnonzero(~normal)
-    for k, (name, text) in enumerate(zip(BOX, columns, strict=True)):
-        written = text.iloc[found]
-        corners[found, k], unreadable = to_numbers(written, decimal)
-        if ambiguous:
-            marked = np.zeros(len(normal), bool)
-            marked[found] = written.str.contains(decimal, regex=False).to_numpy(bool)
-            reject(
-                marked,
-                lambda rows, name=name, text=text: [
-                    f"{name} is ambiguous: {v.strip()!r} may have decimals or thousands" for v in text.iloc[rows]
-                ],
-            )
+    for k, name in enumerate(BOX):
         where = np.zeros(len(normal), bool)
-        where[found] = unreadable
+        corners[found, k], where[found] = to_numbers(cells[name].iloc[found])
         reject(
             where,
-            lambda rows, name=name, text=text: [
-                f"{name} is not a number: {v.strip()!r}" + (hint if other in v else "") for v in text.iloc[rows]
-            ],
+            lambda rows, name=name: [f"{name} is not a number: {v.strip()!r}" for v in cells[name].iloc[rows]],
         )
     corners += 0.0  # no minus zero, which is equal to zero but written otherwise
     reject(~normal & np.isnan(corners).any(axis=1), "a finding without four coordinates")

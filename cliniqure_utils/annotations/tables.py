@@ -1,4 +1,4 @@
-"""A CSV of any usual dialect as a table of text, and numbers out of that text."""
+"""A CSV as a table of text, nothing guessed and no row lost; and numbers out of that text."""
 
 import csv
 import gzip
@@ -7,7 +7,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +19,6 @@ from cliniqure_utils.vocabulary import ANNOTATION_COLUMNS
 MISSING = {"", "na", "n/a", "nan", "null", "none", "<na>"}
 # Spellings of a column name, without case, blanks, hyphens and underscores: "Image ID" and "image_id" are the same.
 _HEADER = {name.replace("_", ""): name for name in ANNOTATION_COLUMNS}
-_ANNOUNCED = re.compile(r'\s*"?sep=([,;|\t])"?[ ,;|\t]*\n', re.IGNORECASE)
-_FULL_LINE = re.compile(r"^.*\S.*$", re.MULTILINE)
-_CHUNK = 50_000  # lines parsed with Python's csv module at a time: lists of small texts take much memory
 
 
 class BadAnnotations(ValueError):
@@ -29,117 +26,73 @@ class BadAnnotations(ValueError):
 
 
 class Table(NamedTuple):
-    """Cells as text under their usual column names; per row why it cannot be read ("" where it can); the separator."""
+    """Cells as text under their usual column names; per row why it cannot be read ("" where it can)."""
 
     cells: pd.DataFrame
     reasons: np.ndarray
-    separator: str
 
 
 def read_table(path: Path) -> Table:
-    """Read a CSV as text, nothing guessed and no row lost.
+    """Read a CSV of the kinds that data sets and spreadsheets hold, also inside .gz or .zip.
 
-    Lines with as many separators as the header, and without a quotation mark, go through pandas' C parser; all others
-    through Python's csv module. Pandas alone takes the first column for an index when rows are longer than the header,
-    reads an id such as "NA" as missing, and stops at a row that has a cell too many.
+    Commas or tabs between cells, UTF-8 or the UTF-16 of Excel's "Unicode text", any line end. Empty lines do not count.
+    Python's csv module rather than pandas, which takes the first column for an index when rows are longer than the
+    header, reads an id such as "NA" as missing, and stops at a row that has a cell too many.
 
     Raises:
         BadAnnotations: The file is missing, empty, no text, no table, or names a column twice.
     """
     if not path.is_file():
         raise BadAnnotations(f"{path.name}: there is no such file")
-    text = _decode(_unpacked(path), path)
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    names, separator, start = _header(text, path)
-    data = text[start:].encode()
-    del text
-    if data and not data.endswith(b"\n"):
-        data += b"\n"
-    codes = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(codes == ord("\n"))
-    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
-
-    def per_line(character: str) -> np.ndarray:
-        places = np.flatnonzero(codes == ord(character))
-        return np.diff(np.searchsorted(places, ends), prepend=0)
-
-    count = per_line(separator)
-    plain = count == len(names) - 1
-    if b'"' in data:
-        plain &= per_line('"') == 0
-    full = np.ones(len(ends), bool)
-    for n in np.flatnonzero(count == 0):
-        full[n] = bool(data[starts[n] : ends[n]].decode().strip())
-    odd = np.flatnonzero(full & ~plain)
-    row_of = np.cumsum(full) - 1  # line -> row; empty lines do not count
-
-    if len(odd) == 0 and full.all():
-        parts = [_parsed(data, len(names), separator)]
-    else:
-        parts = [_parsed(codes[np.repeat(plain, ends + 1 - starts)].tobytes(), len(names), separator)]
-    reasons = np.full(int(full.sum()), "", dtype=object)
-    for n in range(0, len(odd), _CHUNK):
-        lines = odd[n : n + _CHUNK]
-        texts = [data[starts[k] : ends[k] + 1].decode() for k in lines]
-        rows, why = [], []
-        for row in _split(texts, separator, row_of[lines], path):
-            extra = any(cell.strip() for cell in row[len(names) :])
-            why.append(f"{len(row)} cells, the header has {len(names)}" if extra else "")
-            # Spreadsheets leave out or add empty cells at the end of a row.
-            rows.append(row[: len(names)] + [""] * (len(names) - len(row)))
-        reasons[row_of[lines]] = why
-        parts.append(pd.DataFrame(rows, columns=range(len(names)), dtype=str))
-    cells = parts[0]
-    if len(parts) > 1:
-        order = np.argsort(np.concatenate([np.flatnonzero(plain), odd]), kind="stable")
-        cells = pd.concat(parts, ignore_index=True).take(order).reset_index(drop=True)
-    # A column without a name is an index that pandas wrote.
-    named = [k for k, name in enumerate(names) if name and not re.fullmatch(r"Unnamed: \d+", name)]
-    cells = cells[named]
-    cells.columns = [names[k] for k in named]
-    return Table(cells, reasons, separator)
-
-
-def _header(text: str, path: Path) -> tuple[list[str], str, int]:
-    """Column names in their usual spelling, the separator, and where the rows begin."""
-    # Spreadsheets may announce the separator in a line of its own.
-    announced = _ANNOUNCED.match(text)
-    found = _FULL_LINE.search(text, announced.end() if announced else 0)
-    if found is None:
+    text = _decoded(_unpacked(path), path).replace("\r\n", "\n").replace("\r", "\n")
+    lines = (line + "\n" for line in text.split("\n"))
+    header_line = next((line for line in lines if line.strip()), None)
+    if header_line is None:
         raise BadAnnotations(f"{path.name}: the file is empty")
-    header_line, start = found[0], found.end() + 1
-    separator = announced[1] if announced else max(",;\t|", key=header_line.count)
-    if separator not in header_line:
+    names, separator = _header(header_line, path)
+    rows, reasons = [], []
+    for row in _rows([line for line in lines if line.strip() or separator in line], separator, path):
+        reason = ""
+        if len(row) != len(names):
+            if any(cell.strip() for cell in row[len(names) :]):
+                reason = f"{len(row)} cells, the header has {len(names)}"
+            # Spreadsheets leave out or add empty cells at the end of a row.
+            row = row[: len(names)] + [""] * (len(names) - len(row))
+        rows.append(row)
+        reasons.append(reason)
+    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
+    # A column without a name is an index that pandas wrote.
+    named = {
+        name: pd.array(list(column), dtype="str")
+        for name, column in zip(names, columns, strict=True)
+        if name and not re.fullmatch(r"Unnamed: \d+", name)
+    }
+    return Table(pd.DataFrame(named), np.array(reasons, dtype=object))
+
+
+def _header(line: str, path: Path) -> tuple[list[str], str]:
+    """Column names in their usual spelling, and the separator."""
+    separator = max(",;\t", key=line.count)
+    if separator == ";":
         raise BadAnnotations(
-            f"{path.name}: found one column, {header_line.strip()[:60]!r}; expected a comma-separated table"
+            f"{path.name}: the delimiter is a semicolon; save it with commas between cells and points before decimals"
         )
+    if separator not in line:
+        raise BadAnnotations(f"{path.name}: found one column, {line.strip()[:60]!r}; expected a comma-separated table")
     try:
-        header = next(csv.reader([header_line + "\n"], delimiter=separator))
+        header = next(csv.reader([line], delimiter=separator))
     except csv.Error as error:
         raise BadAnnotations(f"{path.name}: the header is not readable ({error})") from error
     if any("\n" in name for name in header):
         raise BadAnnotations(f"{path.name}: a quotation mark opened in the header is not closed on its line")
     names = [_HEADER.get(re.sub(r"[\s_-]", "", name).lower(), name.strip()) for name in header]
-    twice = sorted({name for name in names if names.count(name) > 1 and name in ANNOTATION_COLUMNS})
+    twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise BadAnnotations(f"{path.name}: column {', '.join(twice)} is there more than once")
-    return names, separator, start
+    return names, separator
 
 
-def _parsed(data: bytes, n_columns: int, separator: str) -> pd.DataFrame:
-    """Lines that all have the same number of cells and no quotation mark."""
-    # A header of our own keeps pandas from taking a byte-order mark off the first cell.
-    header = separator.join(map(str, range(n_columns))).encode() + b"\n"
-    table = pd.read_csv(
-        io.BytesIO(header + data), sep=separator, header=0, index_col=False, dtype=str, na_filter=False,
-        quoting=csv.QUOTE_NONE, skip_blank_lines=False, lineterminator="\n", encoding="utf-8", engine="c",
-    )  # fmt: skip
-    table.columns = range(n_columns)
-    return table
-
-
-def _split(lines: Sequence[str], separator: str, row_numbers: np.ndarray, path: Path) -> Iterator[list[str]]:
+def _rows(lines: list[str], separator: str, path: Path) -> Iterator[list[str]]:
     """Cells per line; a quoted cell may not go over the end of its line, or one stray mark would swallow many rows."""
     reader = csv.reader(lines, delimiter=separator)
     for n in range(len(lines)):
@@ -147,12 +100,10 @@ def _split(lines: Sequence[str], separator: str, row_numbers: np.ndarray, path: 
             row = next(reader)
         except csv.Error as error:
             if reader.line_num <= n + 1:
-                raise BadAnnotations(f"{path.name}: data row {row_numbers[n] + 1} is not readable ({error})") from error
-            row = ["\n"]
-        if any("\n" in cell for cell in row):
-            raise BadAnnotations(
-                f"{path.name}: a quotation mark opened in data row {row_numbers[n] + 1} is not closed on its line"
-            )
+                raise BadAnnotations(f"{path.name}: data row {n + 1} is not readable ({error})") from error
+            row = ["\n"]  # so many lines are in one cell that it is longer than csv allows
+        if reader.line_num > n + 1 or row[-1].endswith("\n"):
+            raise BadAnnotations(f"{path.name}: a quotation mark opened in data row {n + 1} is not closed on its line")
         yield row
 
 
@@ -183,17 +134,9 @@ def _unpacked(path: Path) -> bytes:
     return raw
 
 
-def _decode(raw: bytes, path: Path) -> str:
-    """Bytes to text: by the byte-order mark, else UTF-16 where every other byte is zero, else UTF-8."""
-    start = raw[:200]
-    if raw.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
-        encoding = "utf-32"
-    elif raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
-    elif start.count(0) > len(start) // 4:
-        encoding = "utf-16-le" if start[1::2].count(0) > start[::2].count(0) else "utf-16-be"
-    else:
-        encoding = "utf-8"
+def _decoded(raw: bytes, path: Path) -> str:
+    """Bytes to text: UTF-16 where its byte-order mark stands first, else UTF-8 with or without one."""
+    encoding = "utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
@@ -203,43 +146,14 @@ def _decode(raw: bytes, path: Path) -> str:
             "save it as UTF-8"
         ) from None
     if "\0" in text:
-        raise BadAnnotations(f"{path.name}: this is no text file; expected a CSV")
-    return text.lstrip("\ufeff")
+        raise BadAnnotations(f"{path.name}: this is no text file; expected a CSV in UTF-8")
+    return text
 
 
-def to_numbers(text: pd.Series, decimal: str = ".") -> tuple[np.ndarray, np.ndarray]:
-    """Text to float, and where a cell that is not empty is no number."""
+def to_numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Text to float, NaN where it is empty or no number; and where a cell that is not empty is no number."""
     numbers = pd.to_numeric(text, errors="coerce").to_numpy(float, copy=True)
-    odd = np.isnan(numbers) & (text != "").to_numpy(bool)
-    # A point beside decimal commas is a mark of thousands or a slip: neither is guessed.
-    pointed = np.zeros(len(text), bool)
-    if decimal == ",":
-        pointed = text.str.contains(".", regex=False).to_numpy(bool, copy=True)
-    places = np.flatnonzero(odd & ~pointed)
-    left = text.iloc[places].str.strip()
-    if decimal == ",":
-        left = left.str.replace(",", ".", regex=False)
-    numbers[places] = pd.to_numeric(left, errors="coerce").to_numpy(float)
-    numbers[pointed] = np.nan
-    unreadable = pointed
-    unreadable[places] = np.isnan(numbers[places]) & ~left.str.lower().isin(MISSING).to_numpy(bool)
+    odd = np.flatnonzero(np.isnan(numbers) & (text != "").to_numpy(bool))
+    unreadable = np.zeros(len(text), bool)
+    unreadable[odd] = ~text.iloc[odd].str.strip().str.lower().isin(MISSING).to_numpy(bool)
     return numbers, unreadable
-
-
-def decimal_mark(columns: Sequence[pd.Series], separator: str) -> tuple[str, bool]:
-    """Which mark stands before the decimals, and whether it may as well be a mark of thousands.
-
-    Where commas do not separate cells, numbers may be written 10.5 or 10,5: the mark that more cells have is taken, and
-    cells with the other one are no numbers. When every mark has one or two digits before it and three after, 1,234 may
-    be 1.234 or 1234.
-    """
-    if separator == ",":
-        return ".", False
-    marked = {mark: [text[text.str.contains(mark, regex=False).to_numpy(bool)] for text in columns] for mark in ",."}
-    n_cells = {mark: sum(map(len, found)) for mark, found in marked.items()}
-    decimal = "," if n_cells[","] >= max(n_cells["."], 1) else "."
-    # Points as marks of thousands go with semicolons; in other tables a point is a decimal point.
-    if n_cells[decimal] == 0 or (decimal == "." and separator != ";"):
-        return decimal, False
-    like_thousands = rf"\s*[+-]?[1-9]\d?{re.escape(decimal)}\d{{3}}\s*"
-    return decimal, all(found.str.fullmatch(like_thousands).all() for found in marked[decimal])

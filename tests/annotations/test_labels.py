@@ -1,10 +1,10 @@
-"""Labels of films from the readers' boxes, by hand."""
+"""Labels of whole films: from the readers' boxes and from PhysioNet's file, by hand."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils.annotations import boxes_per_class, label_matrix, reader_labels
+from cliniqure_utils.annotations import BadAnnotations, boxes_per_class, label_matrix, read_global_labels, reader_labels
 from cliniqure_utils.vocabulary import BOX, CLASSES
 
 
@@ -47,3 +47,30 @@ def test_label_rules_with_readers_who_left_no_row_and_their_refusals():
         reader_labels(READINGS, ["e"])
     with pytest.raises(ValueError, match="film a has 3 readers, more than 2"):
         reader_labels(READINGS, ["a"], n_readers=2)
+
+
+def test_label_matrix_from_readers_and_from_merged_rows():
+    readers = pd.DataFrame({"image_id": ["a", "a", "b"], "class_id": [3, 8, 14]})
+    merged = pd.DataFrame({"image_id": ["a", "b"], "class_labels": [[3, 8], "[14]"]})
+    for table in (readers, merged):
+        matrix = label_matrix(table, ["b", "a", "c"])
+        assert matrix.loc["a"].to_numpy().nonzero()[0].tolist() == [3, 8]
+        assert matrix.loc["b", "No finding"] == 1 and matrix.loc["c", "No finding"] == 1
+        assert matrix.index.tolist() == ["b", "a", "c"]
+
+
+def test_label_matrix_with_a_film_asked_for_twice_and_a_class_that_is_none():
+    rows = pd.DataFrame({"image_id": ["a"], "class_id": [3]})
+    assert label_matrix(rows, ["a", "b", "a"])["Cardiomegaly"].tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match="class ids must be 0 to 14"):
+        label_matrix(rows.assign(class_id=15), ["a"])
+
+
+def test_global_labels(tmp_path):
+    path = tmp_path / "image_labels_test.csv"
+    path.write_text("image_id,Pneumonia,Tuberculosis\n007,1,0\n8,0,0\n")
+    table = read_global_labels(path)
+    assert table.image_id.tolist() == ["007", "8"] and table.Pneumonia.tolist() == [1, 0]
+    path.write_text("image_id,Pneumonia\na,2\n")
+    with pytest.raises(BadAnnotations, match="Pneumonia"):
+        read_global_labels(path)
