@@ -82,13 +82,16 @@ def build_detector(
             f"a feature pyramid has 5 maps and needs one anchor scale for each, found {len(levels)}: "
             f"{tuple(anchor_scales)} (or lists of one length)"
         )
-    trunk = body.trunk if neck == "topdown" and body is not None else trunks.build_trunk(backbone, weights)
-    if weights is not None or body is not None:
-        trunk.freeze(frozen_parts, frozen_norm)
-    if neck == "topdown":
-        feature_extractor = body if body is not None else trunks.TopDown(trunk, plain=plain)
+    if neck == "topdown" and body is not None:
+        feature_extractor, trunk = body, body.trunk
     else:
-        feature_extractor = trunk if neck == "none" else trunks.Pyramid(trunk)
+        trunk = trunks.build_trunk(backbone, weights)
+        if neck == "topdown":
+            feature_extractor = trunks.TopDown(trunk, plain=plain)
+        else:
+            feature_extractor = trunk if neck == "none" else trunks.Pyramid(trunk)
+    if weights is not None or feature_extractor is body:
+        trunk.freeze(frozen_parts, frozen_norm)
     # Regions are cut out of one map, or of the pyramid's map that fits their size.
     names = ["0", "1", "2", "3"] if neck == "fpn" else ["0"]
     # One sample in each bin is enough on the fine map; the coarse ones get four.
