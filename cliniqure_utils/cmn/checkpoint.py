@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cliniqure_utils.cmn.model import CMNConfig, R2GenCMN
-from cliniqure_utils.cmn.tokenizer import DEFAULTS, Tokenizer
+from cliniqure_utils.cmn.config import DATASETS, CMNConfig
+from cliniqure_utils.cmn.model import R2GenCMN
+from cliniqure_utils.cmn.tokenizer import Tokenizer
+from cliniqure_utils.project import MissingInput
 from cliniqure_utils.runs import atomic_path, write_json
 
 # Published name -> ours, applied in this order to the start and the middle of a key.
@@ -98,7 +100,8 @@ def load_r2gencmn(
     config = CMNConfig(
         dataset=dataset, visual_extractor=visual_extractor if named else "custom", d_vf=d_vf, d_model=d_model,
         d_ff=d_ff, num_heads=num_heads, num_layers=num_layers, topk=topk, cmm_size=cmm_size, cmm_dim=cmm_dim,
-        max_length=DEFAULTS[dataset][1] if max_length is None else max_length, adaptive_pooling=adaptive_pooling,
+        max_length=DATASETS[dataset].max_length if max_length is None else max_length,
+        adaptive_pooling=adaptive_pooling,
     )  # fmt: skip
     model = R2GenCMN(tokenizer, config, None if named else visual_extractor)
     load_official_state(model, state, checkpoint.name)
@@ -172,7 +175,7 @@ def _check_vocabulary(state, tokenizer, checkpoint, vocabulary, dataset, thresho
     trained = len(rows) - 1
     if trained != len(tokenizer):
         other = "iu_xray" if dataset == "mimic_cxr" else "mimic_cxr"
-        least = DEFAULTS[dataset][0] if threshold is None else threshold
+        least = DATASETS[dataset].threshold if threshold is None else threshold
         raise BadCheckpoint(
             f"{checkpoint.name} was trained with {trained} words, but {vocabulary.name} gives {len(tokenizer)} "
             f"(dataset {dataset}, threshold {least}): most likely the settings or the file of {other} are needed"
@@ -202,7 +205,7 @@ def load(folder: str | Path, visual_extractor: torch.nn.Module | None = None) ->
         The model in eval mode, on the CPU.
 
     Raises:
-        FileNotFoundError: One of the three files is missing.
+        MissingInput: One of the three files is missing.
         BadCheckpoint: They do not fit each other.
     """
     from safetensors import SafetensorError
@@ -211,7 +214,7 @@ def load(folder: str | Path, visual_extractor: torch.nn.Module | None = None) ->
     folder = Path(folder)
     for name in ("model.safetensors", "vocabulary.json", "config.json"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder.name} has no {name}: run notebooks/04_crude_report.ipynb first")
+            raise MissingInput(f"{folder.name}/{name} is missing: run notebooks/04_crude_report.ipynb first")
     try:
         config = CMNConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:

@@ -66,7 +66,7 @@ class Session:
         x = self.model.embed_words(ids.reshape(-1, 1), start=position).view(*ids.shape, -1)
         for number, layer in enumerate(self.model.decoder):
             x = layer(x, self.patches[number], visible, remember=lambda *new, i=number: self._remember(i, new))
-        return self.model.say(x)
+        return self.model.word_logits(x)
 
     def _remember(self, layer: int, new: tuple[torch.Tensor, torch.Tensor]) -> list[torch.Tensor]:
         rows = new[0].shape[2]

@@ -12,241 +12,17 @@ from the architecture; numbers agree with the public code. Shapes: n images, S p
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from cliniqure_utils.cmn import decoding
-from cliniqure_utils.cmn.folding import version
+from cliniqure_utils.cmn.config import MAX_POSITIONS, CMNConfig
+from cliniqure_utils.cmn.layers import DecoderLayer, EncoderLayer, LayerNorm, sinusoids
+from cliniqure_utils.cmn.memory import SharedMemory
 from cliniqure_utils.cmn.patches import SIDE, PatchExtractor, build_extractor
-from cliniqure_utils.cmn.tokenizer import DEFAULTS, Tokenizer
-
-MAX_POSITIONS = 5000
-
-
-@dataclass(frozen=True)
-class CMNConfig:
-    """Sizes of a model; the defaults are the published MIMIC-CXR model's.
-
-    `visual_extractor` is a name `patches.build_extractor` knows, or "custom" when a module was passed in.
-    `feature_dropout` acts on the embedded patches and the output, `dropout` everywhere else; both in training only.
-    """
-
-    dataset: str = "mimic_cxr"
-    visual_extractor: str = "resnet101"
-    d_vf: int = 2048
-    d_model: int = 512
-    d_ff: int = 512
-    num_heads: int = 8
-    num_layers: int = 3
-    topk: int = 32
-    cmm_size: int = 2048
-    cmm_dim: int = 512
-    max_length: int = 100
-    dropout: float = 0.1
-    feature_dropout: float = 0.5
-    label_smoothing: float = 0.0
-    adaptive_pooling: bool = False
-
-    def __post_init__(self):
-        if self.dataset not in DEFAULTS:
-            raise ValueError(f"unknown data set {self.dataset!r}; expected one of {', '.join(DEFAULTS)}")
-        if self.d_model % self.num_heads or self.d_model % 2:
-            raise ValueError(f"d_model {self.d_model} must be even and a multiple of num_heads {self.num_heads}")
-        if self.cmm_dim != self.d_model:
-            raise ValueError(f"cmm_dim {self.cmm_dim} must equal d_model {self.d_model}: slots are queried as they are")
-        if not 1 <= self.topk <= self.cmm_size:
-            raise ValueError(f"topk {self.topk} must lie between 1 and the number of slots, {self.cmm_size}")
-        if not 1 <= self.max_length <= MAX_POSITIONS:
-            raise ValueError(f"max_length {self.max_length} must lie between 1 and {MAX_POSITIONS}")
-
-    @property
-    def n_views(self) -> int:
-        """Films per report: IU X-Ray's models read two, frontal first."""
-        return 2 if self.dataset == "iu_xray" else 1
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-
-class LayerNorm(nn.Module):
-    """Layer normalisation of this model: unbiased standard deviation, and eps added to it, not under the root."""
-
-    def __init__(self, width: int, eps: float = 1e-6):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(width))
-        self.shift = nn.Parameter(torch.zeros(width))
-        self.eps = eps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        centred = x - x.mean(dim=-1, keepdim=True)
-        # A norm, since its gradient is defined at 0 where that of a square root is not.
-        deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / math.sqrt(x.shape[-1] - 1)
-        return self.scale * centred / (deviation + self.eps) + self.shift
-
-
-def exact_type(device: torch.device) -> torch.dtype:
-    """float32, or float64 where products of float32 may round to fewer bits (TF32 on GPUs, bfloat16 on CPUs)."""
-    rounds = torch.get_float32_matmul_precision() != "highest" and device.type != "mps"  # which has no float64
-    return torch.float64 if rounds else torch.float32
-
-
-class SharedMemory(nn.Module):
-    """The cross-modal memory: slots that patches and words ask alike.
-
-    Per head, a query scores every slot, keeps the `topk` best, and receives their values weighted by a softmax over
-    those alone.
-    """
-
-    def __init__(self, config: CMNConfig):
-        super().__init__()
-        width = config.d_model
-        self.slots = nn.Parameter(torch.empty(config.cmm_size, config.cmm_dim))
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
-        self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
-        self.heads, self.topk = config.num_heads, config.topk
-        self.dropout = nn.Dropout(config.dropout)
-        self._kept: tuple | None = None
-
-    def project(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys (h, width / h, slots), in `exact_type`, and values (h * slots, width / h) of all slots.
-
-        In eval mode without gradients they are computed once and kept until a weight changes: projecting the slots
-        anew for each row and word was nearly half of the reference's time.
-        """
-        if self.training or torch.is_grad_enabled():
-            self._kept = None
-            return self._project()
-        parts = (self.slots, self.key.weight, self.key.bias, self.value.weight, self.value.bias)
-        mark = [exact_type(self.slots.device), *map(version, parts)]
-        if self._kept is None or self._kept[0] != mark:
-            self._kept = (mark, parts, self._project())  # the parts too: while they live, no other tensor has their id
-        return self._kept[2]
-
-    def _project(self) -> tuple[torch.Tensor, torch.Tensor]:
-        shape = (len(self.slots), self.heads, -1)
-        keys = self._exactly(self.key, self.slots).view(shape).permute(1, 2, 0)
-        values = self.value(self.slots).view(shape).transpose(0, 1)
-        return keys.contiguous(), values.reshape(-1, values.shape[-1])
-
-    @staticmethod
-    def _exactly(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        """The layer's output in `exact_type`, whatever mixed precision does around it."""
-        kind = exact_type(x.device)
-        with torch.autocast(x.device.type, enabled=False):
-            return nn.functional.linear(x.to(kind), layer.weight.to(kind), layer.bias.to(kind))
-
-    def forward(self, x: torch.Tensor, trace: list | None = None) -> torch.Tensor:
-        """Queries (..., width) -> responses, same shape. `trace` receives (slots, weights), each (..., h, topk)."""
-        keys, values = self.project()
-        n_slots = keys.shape[-1]
-        rows = x.shape[:-1].numel()
-        # Choosing the best k is a jump: a rounding error that swaps the k-th and the next slot changes the answer.
-        # So the scores are at least float32 on every device, whatever mixed precision does around them.
-        queries = self._exactly(self.query, x)
-        with torch.autocast(x.device.type, enabled=False):
-            queries = queries.view(rows, self.heads, -1).transpose(0, 1)  # (h, rows, width / h)
-            queries = queries / math.sqrt(queries.shape[-1])  # before the product: a thirtieth of the numbers
-            best, chosen = (queries @ keys).topk(self.topk, dim=-1)
-            weights = self.dropout(best.softmax(dim=-1))
-        weights = weights.to(values.dtype)
-        if torch.is_grad_enabled():
-            # In training all slots with weight 0 for the others: gradients of a product are cheaper than of a look-up.
-            everywhere = values.new_zeros(self.heads, rows, n_slots).scatter(-1, chosen, weights)
-            responses = everywhere @ values.view(self.heads, n_slots, -1)
-        else:
-            first_slot = torch.arange(self.heads, device=x.device).view(-1, 1, 1) * n_slots
-            responses = nn.functional.embedding_bag(
-                (chosen + first_slot).flatten(0, 1), values, mode="sum", per_sample_weights=weights.flatten(0, 1)
-            )
-        responses = responses.view(self.heads, rows, -1).transpose(0, 1).reshape(x.shape)
-        if trace is not None:
-            shape = (*x.shape[:-1], self.heads, self.topk)
-            trace.append((chosen.transpose(0, 1).reshape(shape), weights.transpose(0, 1).reshape(shape)))
-        return self.output(responses)
-
-
-class Attention(nn.Module):
-    """Multi-head attention, with keys and values projected separately so that they can be kept and shared."""
-
-    def __init__(self, config: CMNConfig):
-        super().__init__()
-        width = config.d_model
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
-        self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
-        self.heads = config.num_heads
-        self.dropout = nn.Dropout(config.dropout)
-
-    def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (n, h, length, width / h)
-
-    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(n, length, width) -> keys and values, each (n, h, length, width / h)."""
-        return self._split(self.key(x)), self._split(self.value(x))
-
-    def forward(self, x, keys, values, visible=None, trace: list | None = None) -> torch.Tensor:
-        """Queries (n, length, width) -> same shape; `visible` bool, broadcast to (n, h, length, keys)."""
-        queries = self._split(self.query(x))
-        scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
-        if visible is not None:
-            scores = scores.masked_fill(~visible, -math.inf)
-        weights = self.dropout(scores.softmax(dim=-1))
-        if trace is not None:
-            trace.append(weights)
-        return self.output((weights @ values).transpose(1, 2).flatten(2))
-
-
-class FeedForward(nn.Module):
-    def __init__(self, config: CMNConfig):
-        super().__init__()
-        self.inner = nn.Linear(config.d_model, config.d_ff)
-        self.outer = nn.Linear(config.d_ff, config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.outer(self.dropout(self.inner(x).relu()))
-
-
-class EncoderLayer(nn.Module):
-    """Each part sees the normalised input and adds to the plain one (pre-norm)."""
-
-    def __init__(self, config: CMNConfig):
-        super().__init__()
-        self.attention, self.feed_forward = Attention(config), FeedForward(config)
-        self.norms = nn.ModuleList(LayerNorm(config.d_model) for _ in range(2))
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        normed = self.norms[0](x)
-        x = x + self.dropout(self.attention(normed, *self.attention.project(normed)))
-        return x + self.dropout(self.feed_forward(self.norms[1](x)))
-
-
-class DecoderLayer(nn.Module):
-    def __init__(self, config: CMNConfig):
-        super().__init__()
-        self.attention, self.cross_attention = Attention(config), Attention(config)
-        self.feed_forward = FeedForward(config)
-        self.norms = nn.ModuleList(LayerNorm(config.d_model) for _ in range(3))
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x, patches, visible, remember=None, trace: list | None = None) -> torch.Tensor:
-        """Words (n, length, width) -> same shape.
-
-        Args:
-            patches: Keys and values of the encoder's output, `cross_attention.project` of it.
-            visible: Which keys each word may see.
-            remember: (keys, values) of these words -> those of all words so far. None: these are all words.
-            trace: Receives the weights over the patches, (n, h, length, S).
-        """
-        normed = self.norms[0](x)
-        keys, values = self.attention.project(normed)
-        if remember is not None:
-            keys, values = remember(keys, values)
-        x = x + self.dropout(self.attention(normed, keys, values, visible))
-        x = x + self.dropout(self.cross_attention(self.norms[1](x), *patches, trace=trace))
-        return x + self.dropout(self.feed_forward(self.norms[2](x)))
+from cliniqure_utils.cmn.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -344,12 +120,12 @@ class R2GenCMN(nn.Module):
         x = self.dropout(x + self.positions[start : start + ids.shape[1]])
         return x + self.memory(x, trace)
 
-    def say(self, x: torch.Tensor) -> torch.Tensor:
+    def word_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Last decoder layer (n, L, width) -> logits (n, L, V + 1)."""
         return self.output(self.decoder_norm(x))
 
-    def _teach(self, encoded, ids, slot_trace=None, patch_trace=None) -> torch.Tensor:
-        """Logits (n, L, V + 1) for given words: position j has seen words 0 to j."""
+    def _logits_after(self, encoded, ids, slot_trace=None, patch_trace=None) -> torch.Tensor:
+        """Logits (n, L, V + 1) after each of given words (n, L): position j has seen words 0 to j."""
         seen = ids > 0
         seen[:, 0] = True  # the begin mark has id 0, like padding
         length = ids.shape[1]
@@ -358,7 +134,7 @@ class R2GenCMN(nn.Module):
         x = self.embed_words(ids, trace=slot_trace)
         for layer, patches in zip(self.decoder, self.cross_keys(encoded), strict=True):
             x = layer(x, patches, visible, trace=patch_trace)
-        return self.say(x)
+        return self.word_logits(x)
 
     def forward(
         self,
@@ -383,7 +159,7 @@ class R2GenCMN(nn.Module):
             found = None if ids is None else tuple(ids.shape)
             raise ValueError(f"expected ids ({len(features)}, at least 2), found {found}")
         seen, wanted = ids[:, :-1], ids[:, 1:]
-        logprobs = self._teach(self.encode(features), seen).log_softmax(dim=-1)
+        logprobs = self._logits_after(self.encode(features), seen).log_softmax(dim=-1)
         counted = seen > 0
         counted[:, 0] = True  # each position whose own word is real has a word, or the end, to predict
         loss = nn.functional.cross_entropy(
@@ -446,7 +222,7 @@ class R2GenCMN(nn.Module):
             with torch.inference_mode():
                 encoded = self.encode(self._features(images, features), patch_slots)
                 spoken = nn.functional.pad(ids, (1, 0))  # row j chooses word j, and is made of word j - 1
-                self._teach(encoded, spoken, word_slots, patches)
+                self._logits_after(encoded, spoken, word_slots, patches)
         finally:
             self.train(was_training)
         asked = [part[:, 1:] for part in word_slots[0]]  # the begin mark's own query is of no interest
@@ -457,11 +233,3 @@ class R2GenCMN(nn.Module):
         if (images is None) == (features is None):
             raise ValueError("give either images or features, not both and not neither")
         return self.patch_features(images) if features is None else features
-
-
-def sinusoids(n_positions: int, width: int) -> torch.Tensor:
-    """Position code (n_positions, width): sines in even columns, cosines in odd (Vaswani et al. 2017)."""
-    position = torch.arange(n_positions, dtype=torch.float32)[:, None]
-    frequency = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10000.0) / width))
-    angles = position * frequency
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cliniqure_utils.cmn.folding import folded, version
+from cliniqure_utils.cmn.fused import fused
+from cliniqure_utils.cmn.kept import Kept
 from cliniqure_utils.vision.trunks import TopDown, build_trunk, load_body, normalise
 
 SIDE = 224  # pixels of the square input
@@ -71,7 +72,7 @@ def build_extractor(name: str, weights: str | Path | None = None) -> nn.Module:
 
     Raises:
         ValueError: Unknown name, or weights that do not fit.
-        trunks.WeightsUnavailable: The weights are missing and cannot be fetched.
+        project.MissingWeights: The weights are missing and cannot be fetched.
     """
     if name == "tiny":
         tiny = TinyPatches()
@@ -85,38 +86,31 @@ def build_extractor(name: str, weights: str | Path | None = None) -> nn.Module:
 class PatchExtractor(nn.Module):
     """Runs a trunk and lays its map out as a list of patches, row by row from the upper left.
 
-    In eval mode without gradients a folded copy of the trunk does the work (see `folding`), made once and kept until
-    a weight changes. The trunk itself, which is trained and saved, is never touched.
+    In eval mode without gradients a fused copy of the trunk does the work (see `fused`), made once and kept until a
+    weight changes. The trunk itself, which is trained and saved, is never touched.
 
     Args:
         trunk: nn.Module, (n, 3, 224, 224) -> (n, d_vf, 7, 7).
         adaptive_pooling: Accept other image sizes and average the map to 7 x 7; off, they are an error.
 
     Attributes:
-        fold: False: the trunk itself always does the work.
+        fuse: False: the trunk itself always does the work.
     """
 
     def __init__(self, trunk: nn.Module, adaptive_pooling: bool = False):
         super().__init__()
         self.model = trunk
         self.adaptive_pooling = adaptive_pooling
-        self.fold = True
-        self._kept: tuple | None = None
+        self.fuse = True
+        self._kept = Kept()
 
     def _trunk(self) -> nn.Module:
-        """The folded copy where nothing is learned, else the trunk."""
-        looking = self.fold and not torch.is_grad_enabled() and not any(part.training for part in self.model.modules())
+        """The fused copy where nothing is learned, else the trunk."""
+        looking = self.fuse and not torch.is_grad_enabled() and not any(part.training for part in self.model.modules())
         if not looking:
-            self._kept = None
+            self._kept.forget()
             return self.model
-        parts = [*self.model.parameters(), *self.model.buffers()]
-        mark = [version(part) for part in parts]
-        if self._kept is None or self._kept[0] != mark:
-            self._kept = (mark, parts, folded(self.model))  # the parts too: while they live no other has their id
-        return self._kept[2]
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_kept": None}  # a copy or a pickle makes its own
+        return self._kept.get([*self.model.parameters(), *self.model.buffers()], lambda: fused(self.model))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised (n, 3, 224, 224), or (n, views, 3, 224, 224) -> (n, views * 49, d_vf)."""

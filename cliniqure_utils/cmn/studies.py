@@ -4,6 +4,7 @@ A radiologist writes one report per study, often from a frontal and a lateral fi
 frontal first; MIMIC-CXR's read one film.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,10 +13,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from cliniqure_utils.cmn.learning import write_reports
 from cliniqure_utils.cmn.patches import preprocess
-from cliniqure_utils.cmn.tokenizer import Tokenizer, to_prose
-from cliniqure_utils.dicom import UnreadableImage, image_id_of, load_cxr, read_header, safe_name
+from cliniqure_utils.cmn.tokenizer import Tokenizer
+from cliniqure_utils.dicom import image_id_of, safe_name
 
 # DICOM's view positions (PS3.3, C.8.7.1.1.3) and the words of the tables that come with MIMIC-CXR and IU X-Ray. The
 # first is the one wanted when a study has several.
@@ -60,32 +60,11 @@ def read_views(path: str | Path) -> pd.DataFrame:
     raise ValueError(f"{path.name} has columns {', '.join(table.columns)}; expected {wanted}")
 
 
-def views_of_files(paths: Iterable[str | Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The same from the headers of DICOM files.
-
-    Returns:
-        (films, rejected). films: image_id, study_id (a hash of the study's identifier, "" where there is none), view,
-        path. rejected: image_id, reason.
-    """
-    films, rejected = [], []
-    for path in map(Path, paths):
-        try:
-            facts = read_header(path)
-        except UnreadableImage as error:
-            rejected.append((image_id_of(path), str(error)))
-            continue
-        films.append((facts["image_id"], facts["study_key"] or "", facts["view"] or "", path))
-    return (
-        pd.DataFrame(films, columns=["image_id", "study_id", "view", "path"]),
-        pd.DataFrame(rejected, columns=["image_id", "reason"]),
-    )
-
-
 def pair_views(films: pd.DataFrame, missing: str = "reject") -> tuple[pd.DataFrame, pd.DataFrame]:
     """Find the frontal and the lateral film of each study.
 
     Args:
-        films: image_id, study_id, view, as `read_views` and `views_of_files` return them.
+        films: image_id, study_id, view, as `read_views` returns them.
         missing: What happens to a study without a lateral film: "reject", or "repeat" (the frontal stands in for it;
             the public code has no such rule).
 
@@ -129,11 +108,6 @@ def pair_views(films: pd.DataFrame, missing: str = "reject") -> tuple[pd.DataFra
     )
 
 
-def preprocess_study(frontal: np.ndarray, lateral: np.ndarray) -> torch.Tensor:
-    """`preprocess` of both films -> (2, 3, 224, 224), the frontal first, as a two-view model reads them."""
-    return torch.stack([preprocess(frontal), preprocess(lateral)])
-
-
 def model_input(model, frontal: np.ndarray, lateral: np.ndarray | None = None) -> torch.Tensor:
     """One film, or a frontal and a lateral one, as a batch of one for `model.generate`.
 
@@ -147,7 +121,7 @@ def model_input(model, frontal: np.ndarray, lateral: np.ndarray | None = None) -
     """
     if model.config.n_views == 1:
         return preprocess(frontal)[None]
-    return preprocess_study(frontal, frontal if lateral is None else lateral)[None]
+    return torch.stack([preprocess(frontal), preprocess(frontal if lateral is None else lateral)])[None]
 
 
 class ReportDataset(torch.utils.data.Dataset):
@@ -195,6 +169,11 @@ class ReportDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
+    def fingerprint(self) -> str:
+        """sha256 of everything but the films that decides what an item is: names, films, ids of the reports."""
+        ids = None if self._ids is None else [row.tolist() for row in self._ids]
+        return hashlib.sha256(repr((self.names, self.films, ids)).encode()).hexdigest()
+
     def __getitem__(self, index: int) -> dict:
         if isinstance(index, slice):  # a slice of names and films would pass for one study of many views
             raise TypeError("a ReportDataset gives one item at a time; for a part of it make one of their ids")
@@ -204,44 +183,3 @@ class ReportDataset(torch.utils.data.Dataset):
                 views.append(preprocess(np.asarray(image.convert("L"))))
         item = {"image_id": self.names[index], "images": views[0] if len(views) == 1 else torch.stack(views)}
         return item if self._ids is None else item | {"ids": self._ids[index]}
-
-
-def describe_studies(
-    model, studies: pd.DataFrame, files: Mapping[str, str | Path], beam_size: int = 3, batch_size: int = 16
-) -> tuple[list[dict], pd.DataFrame]:
-    """Write a report for each study of two views.
-
-    Args:
-        model: R2GenCMN of two views, such as an IU X-Ray checkpoint.
-        studies: Of `pair_views`.
-        files: Image id -> DICOM, PNG or JPEG file.
-        beam_size: 1 is greedy.
-        batch_size: Studies written at once.
-
-    Returns:
-        (reports, rejected). reports: dicts study_id, frontal, lateral, text (sentences). rejected: study_id, image_id,
-        reason: the films that cannot be read; their studies get no report.
-
-    Raises:
-        ValueError: The model reads one view.
-    """
-    if model.config.n_views != 2:
-        raise ValueError(f"a model of {model.config.dataset} reads one film per report; studies need one of iu_xray")
-    reports, rejected = [], []
-    for start in range(0, len(studies), batch_size):
-        batch, items = [], []
-        for study in studies.iloc[start : start + batch_size].to_dict("records"):
-            pair = []
-            for image_id in (study["frontal"], study["lateral"]):
-                try:
-                    pair.append(load_cxr(files[image_id]))
-                except KeyError:
-                    rejected.append((study["study_id"], image_id, "no file was given for this film"))
-                except UnreadableImage as error:
-                    rejected.append((study["study_id"], image_id, str(error)))
-            if len(pair) == 2:
-                batch.append(study)
-                items.append({"images": preprocess_study(*pair)})
-        for study, text in zip(batch, write_reports(model, items, beam_size, batch_size), strict=True):
-            reports.append(study | {"text": to_prose(text)})
-    return reports, pd.DataFrame(rejected, columns=["study_id", "image_id", "reason"])

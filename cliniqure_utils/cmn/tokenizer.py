@@ -13,13 +13,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from cliniqure_utils.cmn.config import DATASETS
 from cliniqure_utils.runs import write_json
 
 UNKNOWN = "<unk>"
 END = 0  # begin, end and padding
-
-# data set -> (smallest number of occurrences of a word that gets an id, tokens of the longest report)
-DEFAULTS = {"mimic_cxr": (10, 100), "iu_xray": (3, 60)}
 
 # What a cleaner does first, in this order: (text, replacement, passes). One pass of "__" -> "_" only halves a run of
 # underscores, so the number of passes decides what a very long run leaves behind.
@@ -54,8 +52,8 @@ class Tokenizer:
     """
 
     def __init__(self, words: Iterable[str], dataset: str = "mimic_cxr"):
-        if dataset not in DEFAULTS:
-            raise ValueError(f"unknown data set {dataset!r}; expected one of {', '.join(DEFAULTS)}")
+        if dataset not in DATASETS:
+            raise ValueError(f"unknown data set {dataset!r}; expected one of {', '.join(DATASETS)}")
         words = sorted(words)  # Python compares text by code point, which is the order the ids need
         if len(set(words)) != len(words):
             raise ValueError("a vocabulary names a word twice")
@@ -69,9 +67,9 @@ class Tokenizer:
     @classmethod
     def from_reports(cls, reports: Iterable[str], dataset: str = "mimic_cxr", threshold: int | None = None):
         """Vocabulary of training reports: words seen at least `threshold` times (default: the data set's)."""
-        if dataset not in DEFAULTS:
-            raise ValueError(f"unknown data set {dataset!r}; expected one of {', '.join(DEFAULTS)}")
-        threshold = DEFAULTS[dataset][0] if threshold is None else threshold
+        if dataset not in DATASETS:
+            raise ValueError(f"unknown data set {dataset!r}; expected one of {', '.join(DATASETS)}")
+        threshold = DATASETS[dataset].threshold if threshold is None else threshold
         counts = Counter(word for report in reports for word in clean(report, dataset).split())
         return cls({word for word, count in counts.items() if count >= threshold} | {UNKNOWN}, dataset)
 

@@ -163,7 +163,7 @@ def _only(what: str, n: int, beams: int) -> float:
                 encoded = Plain(model).encode(features).repeat_interleave(beams, 0)
                 Plain(model).next_chances(encoded, torch.ones(n * beams, N_TOKENS, dtype=torch.int64))
         elif what == "trunk":
-            model.visual_extractor.fold = False
+            model.visual_extractor.fuse = False
             with torch.inference_mode():
                 model.patch_features(images)
         else:
@@ -177,7 +177,7 @@ def trunk_costs(bench: Bench) -> dict[int, float]:
     """CPU ms per film of ResNet-101: folded and channels last, beside itself as it is trained."""
     extractor, plain = (cmn.PatchExtractor(cmn.build_extractor("resnet101")).eval() for _ in range(2))
     plain.model.load_state_dict(extractor.model.state_dict())
-    plain.fold = False
+    plain.fuse = False
     found = {}
     with torch.inference_mode():
         for n in (1, 4, 16):
