@@ -71,7 +71,7 @@ def batches_of_like_length(items: Sequence[dict], batch_size: int, seed: int, po
 
     Items are shuffled, sorted by length inside pools of `pool` batches, and cut into batches.
     """
-    # Padding in the demo's batches of symptoms and reports: 2.9 and 1.3 %; by the Trainer's group_by_length 6.5 and 0.7.
+    # Padding of the demo's symptoms and reports: 2.9 and 1.3 %; with the Trainer's group_by_length 6.5 and 0.7 %.
     order = np.random.default_rng(seed).permutation(len(items))
     batches = []
     for start in range(0, len(order), pool * batch_size):

@@ -1,9 +1,9 @@
 """Training a LoRA model on texts, and what a training step costs."""
 
-import dataclasses
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -12,14 +12,14 @@ from cliniqure_utils.writer.batches import answers_only, batches_of_like_length,
 from cliniqure_utils.writer.lora import RENAMED_ATTRIBUTE
 
 
-def fine_tune(model, tokenizer, items: Sequence[dict], *, batch_size: int, seed: int, **settings):
+def fine_tune(model, tokenizer, items: Sequence[dict], plan: training.Plan, **where):
     """Train a LoRA model in place.
 
     Args:
         tokenizer: Pads the batches.
         items: From `encode_pairs` or `encode_labels`.
-        batch_size: Items per step; batches hold items of like length (`batches_of_like_length`).
-        settings: Fields of `training.Plan` and arguments of `training.fit`.
+        plan: How to train; a step takes `plan.batch_size` items of like length (`batches_of_like_length`).
+        where: Device, output folder and the like: the other arguments of `training.fit`.
 
     Returns:
         History, one row per logged step.
@@ -36,13 +36,10 @@ def fine_tune(model, tokenizer, items: Sequence[dict], *, batch_size: int, seed:
         batch = pad_batch(tokenizer, [item for items in batches for item in items])
         return answers_only(batch) if writes else batch
 
+    batches = batches_of_like_length(items, plan.batch_size, plan.seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=RENAMED_ATTRIBUTE)
-        in_plan = {field.name for field in dataclasses.fields(training.Plan)} & settings.keys()
-        plan = training.Plan(batch_size=1, seed=seed, **{name: settings.pop(name) for name in in_plan})
-        history = training.fit(
-            model, batches_of_like_length(items, batch_size, seed), plan, collate=collate, **settings
-        )
+        history = training.fit(model, batches, replace(plan, batch_size=1), collate=collate, **where)
     model.config.use_cache = True
     return history
 

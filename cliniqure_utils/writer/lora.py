@@ -58,7 +58,7 @@ def load_adapter(model: nn.Module, folder: str | Path, merge: bool = True) -> nn
     from peft import PeftConfig, PeftModel, TaskType
 
     if not (Path(folder) / "adapter_config.json").is_file():
-        raise MissingWeights(f"{Path(folder).name}: no adapter there; run notebooks/05_finetune_llm.ipynb first")
+        raise MissingWeights(f"adapter/{Path(folder).name} is missing: run notebooks/05_finetune_llm.ipynb first")
     config = PeftConfig.from_pretrained(str(folder))
     config.task_type, config.modules_to_save = TaskType.CAUSAL_LM, None
     with warnings.catch_warnings():

@@ -33,8 +33,8 @@ def training_evidence(
     trusted. Source: ours.
 
     Args:
-        labels: Indexed by image_id, class columns 0/1 (`annotations.label_matrix`). boxes: one class per
-            row; may be empty.
+        labels: Indexed by image_id, class columns 0/1 (`annotations.label_matrix`).
+        boxes: One class per row, in DICOM pixels; may be empty.
         reports: image_id -> dict with impression, findings and text.
         clinical, sizes: As in `gather_evidence`.
         tokenizer, max_tokens: Those of `training_answer`, which cuts the answer; without them it is the whole report.

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cliniqure_utils import training
 from cliniqure_utils.writer import base_model, fine_tuning, lora
 from cliniqure_utils.writer.batches import encode_labels, encode_pairs
 
@@ -34,9 +35,9 @@ def train(base, tmp_path_factory):
             items = encode_labels(tokenizer, ["fever cough", "back pain"] * 4, [0, 1] * 4, 32)
         else:
             items, _ = encode_pairs(tokenizer, [("Film?", "The lungs are clear.")] * 8, 64)
-        history = fine_tuning.fine_tune(model, tokenizer, items, output_dir=tmp_path_factory.mktemp("made"), seed=1,
-                                        device="cpu", epochs=4, batch_size=4, learning_rate=0.02,
-                                        optimizer="adamw")  # fmt: skip
+        plan = training.Plan(seed=1, epochs=4, batch_size=4, learning_rate=0.02, optimizer="adamw")
+        folder = tmp_path_factory.mktemp("made")
+        history = fine_tuning.fine_tune(model, tokenizer, items, plan, output_dir=folder, device="cpu")
         return model, tokenizer, history
 
     return run

@@ -71,3 +71,11 @@ def test_the_packaged_weights_come_out_whole(repository):
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(134.5e6, rel=0.001)
     likely = tokenizer("The capital of France is", return_tensors="pt")
     assert tokenizer.decode(model(**likely).logits[0, -1].argmax()).strip() == "Paris"
+
+
+def test_what_a_killed_conversion_left_is_cleared_when_a_model_is_next_made(tmp_path):
+    left = tmp_path / ".0123abcd.smollm2-135m-instruct"  # 540 MB, as `atomic_path` names them
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half of them")
+    assert base_model.base_folder(base_model.TINY, tmp_path) == str(tmp_path / "tiny-random")
+    assert (tmp_path / "tiny-random" / "model.safetensors").is_file() and not left.exists()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cliniqure_utils import training
 from cliniqure_utils.writer import fine_tuning, lora
 from cliniqure_utils.writer.batches import encode_pairs
 
@@ -23,8 +24,10 @@ def test_items_without_an_answer_are_left_out_and_counted_and_the_loss_stays_fin
     items, left_out = encode_pairs(tokenizer, [(entry["prompt"], entry["target"]) for entry in entries], 512)
     assert (len(items), left_out) == (1, 2)
     model = lora.add_lora(tiny_opt(tokenizer, positions=512), "causal_lm")
-    history = fine_tuning.fine_tune(model, tokenizer, items, output_dir=tmp_path / "ck", seed=1, device="cpu",
-                                    batch_size=2, max_steps=3, log_steps=1)  # fmt: skip
+    plan = training.Plan(seed=1, max_steps=3, batch_size=2)
+    history = fine_tuning.fine_tune(
+        model, tokenizer, items, plan, output_dir=tmp_path / "ck", device="cpu", log_steps=1
+    )
     assert len(history) == 3 and np.isfinite(history.loss).all()
     lora.save_adapter(model, tokenizer, tmp_path / "adapter")
     loaded = lora.load_adapter(tiny_opt(tokenizer, positions=512), tmp_path / "adapter", merge=False).eval()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cliniqure_utils import training
 from cliniqure_utils.project import MissingWeights
 from cliniqure_utils.writer import base_model, fine_tuning, generation, lora
 from cliniqure_utils.writer.batches import encode_labels
@@ -32,7 +33,7 @@ def test_an_adapter_reloads_with_equal_logits(base, trained_writer, tmp_path):
         for merge in (False, True):
             loaded = lora.load_adapter(base()[0], tmp_path / "adapter", merge).eval()
             torch.testing.assert_close(loaded(input_ids=ids).logits, wanted, atol=1e-5, rtol=1e-5)
-    with pytest.raises(MissingWeights, match="no adapter there"):
+    with pytest.raises(MissingWeights, match="adapter/nothing is missing: run notebooks/05"):
         lora.load_adapter(base()[0], tmp_path / "nothing")
 
 
@@ -73,8 +74,10 @@ def test_opt_goes_the_way_of_the_paper_from_symptoms_to_a_writer(base, tiny_opt,
     assert "already there; embedding rows added: 0" in notes, "OPT has a padding token, and rows to spare"
     model = lora.add_lora(model, "seq_cls")
     items = encode_labels(tokenizer, ["fever cough", "back pain"] * 4, [0, 1] * 4, 32)
-    history = fine_tuning.fine_tune(model, tokenizer, items, output_dir=tmp_path / "ck", seed=1, device="cpu",
-                                    batch_size=4, epochs=2, learning_rate=0.02, log_steps=1)  # fmt: skip
+    plan = training.Plan(seed=1, epochs=2, batch_size=4, learning_rate=0.02)
+    history = fine_tuning.fine_tune(
+        model, tokenizer, items, plan, output_dir=tmp_path / "ck", device="cpu", log_steps=1
+    )
     assert np.isfinite(history.loss).all()
     lora.save_adapter(model, tokenizer, tmp_path / "adapter")
     carried = lora.load_adapter(base_model.load_base(str(tmp_path / "opt"))[0], tmp_path / "adapter", merge=False)
