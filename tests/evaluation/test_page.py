@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils.evaluation.page import DISCLAIMER, SECTIONS, Case, render_report
+from cliniqure_utils.evaluation.page import SECTIONS, Case, render_report
 from cliniqure_utils.figures.evaluate import plot_bertscore, plot_cases, plot_ledger, plot_table7
+from cliniqure_utils.vocabulary import DISCLAIMER
 
 BOXES = pd.DataFrame(
     {"class_name": ["Nodule/Mass"], "x_min": [5.0], "y_min": [5.0], "x_max": [30.0], "y_max": [30.0], "score": [0.7]}
