@@ -1,5 +1,4 @@
-"""From films to boxes and probabilities; films of any source go a run's own path: the rows that its notebooks wrote come
-out again."""
+"""From films to boxes and probabilities; films of any source give the rows that the run's own notebooks wrote."""
 
 import json
 import shutil
