@@ -1,4 +1,4 @@
-"""What training the report model needs beside the shared engine: two learning rates, and BLEU-4 to choose by.
+"""What the report model's training needs of its own: two learning rates, and scores of reports to choose an epoch by.
 
 plan = training.Plan(seed=seed, param_groups=cmn.LearningRates(trunk=1e-4, rest=5e-4), metric="bleu_4", ...)
 training.fit(model, items, plan, collate=cmn.collate, evaluate=cmn.ReportScores(val_items), ...)
