@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 
 from cliniqure_utils.annotations.boxes import pairs_within_groups
-from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING, NO_FINDING_ID
+from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS, NO_FINDING, NO_FINDING_ID
 
-NAMES = (*FINDINGS, NO_FINDING)
 RULES = ("paper", "union", "wbf", "nms", "vote", "keep_all", "one_per_class")
 COUNTING_RULES = ("union", "wbf", "nms", "vote")  # those that know how many readers are behind a box
 DUPLICATES = ("overlapping", "literal", "keep")
@@ -41,7 +40,7 @@ def usable_findings(annotations: pd.DataFrame) -> pd.DataFrame:
     if bad.any():
         raise ValueError(
             f"{int(bad.sum())} findings have no usable box, the first on film {rows.image_id[bad].iloc[0]}: "
-            f"{corners[bad][0].tolist()}; read the file with vindr.read_annotations"
+            f"{corners[bad][0].tolist()}; read the file with annotations.read_annotations"
         )
     unknown = ~rows.class_id.isin(range(NO_FINDING_ID))
     if unknown.any():
@@ -138,7 +137,7 @@ def merge_reader_boxes(
             merged = _merge_one_image(groups[image_id], iou_threshold, aspect_tolerance)
             kept = _without_duplicates(merged, duplicates, iou_threshold)
             for box, labels in sorted((box, sorted(int(c) for c in classes)) for box, classes in kept):
-                out.append((image_id, *box, ", ".join(NAMES[c] for c in labels), labels))
+                out.append((image_id, *box, ", ".join(CLASSES[c] for c in labels), labels))
         elif no_finding == "box":
             size = (image_sizes or {}).get(image_id)
             unsized += size is None
@@ -201,7 +200,7 @@ def fuse_reader_boxes(
         merged = merge_reader_boxes(findings, None, iou_threshold, aspect_tolerance, duplicates=duplicates)
         rows = merged.explode("class_labels").rename(columns={"class_labels": "class_id"})
         rows = rows.assign(class_id=rows.class_id.astype(int), score=1.0)
-        rows["class_name"] = [NAMES[c] for c in rows.class_id]
+        rows["class_name"] = [CLASSES[c] for c in rows.class_id]
         rows = rows[columns].astype({"image_id": annotations.image_id.dtype, "class_name": "str"})
         return rows.sort_values(["image_id", "class_id", *BOX], ignore_index=True)
 
@@ -235,7 +234,7 @@ def fuse_reader_boxes(
         corners, group, behind = corners[order], group[order], behind[order]
     image, class_id = np.divmod(group, len(FINDINGS))
     table = pd.DataFrame(corners, columns=BOX).assign(
-        image_id=image_ids[image], class_id=class_id, class_name=np.array(NAMES, object)[class_id],
+        image_id=image_ids[image], class_id=class_id, class_name=np.array(CLASSES, object)[class_id],
         score=behind / readers_of_film[image],
     )  # fmt: skip
     return table[columns].astype({"image_id": annotations.image_id.dtype, "class_name": "str"})

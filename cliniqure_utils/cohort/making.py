@@ -13,7 +13,7 @@ from cliniqure_utils.cohort.anatomy import Anatomy, ensure_anatomy
 from cliniqure_utils.cohort.plan import has_follow_up, plan_patient, plan_visits
 from cliniqure_utils.process import keep_freed_memory
 from cliniqure_utils.runs import clear_unfinished, write_json, write_jsonl, write_table
-from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING, PHYSIONET_TO_KAGGLE
+from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS, NO_FINDING, PHYSIONET_TO_KAGGLE
 
 VERSION = 4  # raise when a change alters the films or the tables
 LAYOUTS = {  # layout -> file with the readers' boxes
@@ -224,7 +224,7 @@ def _assemble(data_dir: Path, n_patients: int, layout: str) -> None:
         for index in range(n_patients)
         for film in json.loads((data_dir / "parts" / f"{index:05d}.json").read_text(encoding="utf-8"))
     ]
-    ids = {name: i for i, name in enumerate((*FINDINGS, NO_FINDING))}
+    ids = {name: i for i, name in enumerate(CLASSES)}
 
     def table(key: str) -> pd.DataFrame:
         rows = pd.DataFrame([{"image_id": p["image_id"], **row} for p in parts for row in p[key]])

@@ -8,7 +8,7 @@ from scipy import ndimage
 from cliniqure_utils.cohort import lesions
 from cliniqure_utils.cohort.anatomy import Anatomy
 from cliniqure_utils.cohort.projection import Exposure, Geometry, PartialProjection, Pose, expose
-from cliniqure_utils.vocabulary import FINDINGS
+from cliniqure_utils.vocabulary import BOX, FINDINGS
 
 CARDIOTHORACIC_LIMIT = 0.50  # heart width over chest width, the usual one
 ARCH_LIMIT = 58.0  # mm across the projected arch; ours, between the two groups that the simulation makes
@@ -84,7 +84,7 @@ def simulate(
     Raises:
         ValueError: A finding cannot be simulated.
     """
-    unknown = set(findings) - {*lesions.MAKERS, "Cardiomegaly", "Aortic enlargement"}
+    unknown = set(findings) - set(FINDINGS)
     if unknown:
         raise ValueError(f"cannot simulate {', '.join(sorted(unknown))}; expected names of vocabulary.FINDINGS")
     n_grid = n_grid or max(48, int(0.6 * size))
@@ -209,7 +209,7 @@ def _row(lesion: lesions.Lesion, box, zone: str, to_film: float, size: int) -> d
     """A box in detector samples as a row of the truth: whole pixels of the film, rounded outwards, inside the film."""
     x_min, y_min = (max(0, int(np.floor(edge * to_film))) for edge in box[:2])
     x_max, y_max = (min(size, int(np.ceil(edge * to_film))) for edge in box[2:])
-    place = {"x_min": x_min, "y_min": y_min, "x_max": x_max, "y_max": y_max}
+    place = dict(zip(BOX, (x_min, y_min, x_max, y_max), strict=True))
     more = {"side": lesion.side, "zone": zone, "extent": round(lesion.extent, 3), "kind": lesion.kind}
     return {"class_name": lesion.finding, **place, **more}
 

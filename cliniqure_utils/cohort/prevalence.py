@@ -10,6 +10,7 @@ import pandas as pd
 
 from cliniqure_utils.annotations import read_annotations, reader_ceiling, vindr_annotations
 from cliniqure_utils.cohort.plan import target_shares, vindr_combinations
+from cliniqure_utils.runs import read_table
 from cliniqure_utils.vocabulary import FINDINGS
 
 # VinDr-CXR's annotation file has no image sizes. This is the middle one of the three that the paper prints (table 2).
@@ -106,7 +107,7 @@ def _read(data_dir: Path) -> pd.DataFrame:
 def _tables(data_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     """True boxes, readers' boxes, number of films."""
     data_dir = Path(data_dir)
-    truth = pd.read_csv(data_dir / "truth.csv", dtype={"image_id": str})
+    truth = read_table(data_dir / "truth.csv")
     rows = _read(data_dir)
     found = truth.class_id < len(FINDINGS)
     return truth[found], rows[rows.class_id < len(FINDINGS)], truth.image_id.nunique()

@@ -15,7 +15,7 @@ import pandas as pd
 from cliniqure_utils import metrics
 from cliniqure_utils.annotations import label_matrix, merge_reader_boxes, packaged_path, vindr_annotations
 from cliniqure_utils.project import REPOSITORY
-from cliniqure_utils.runs import read_jsonl
+from cliniqure_utils.runs import read_jsonl, read_table
 from cliniqure_utils.vocabulary import FINDINGS, NO_FINDING, NO_FINDING_ID
 
 # Image ids as the paper's tables print them: cut short, Table 1 to 28 and Table 2 to 30 of 32 characters.
@@ -205,7 +205,7 @@ def films_are_scaled(run_dir: Path) -> bool | None:
     from cliniqure_utils.annotations import film_sizes
     from cliniqure_utils.vision.films import FilmDataset
 
-    index = pd.read_csv(run_dir / "01_preprocess" / "index.csv", dtype={"image_id": str})
+    index = read_table(run_dir / "01_preprocess" / "index.csv")
     kept = sorted(i for i in index.image_id if (folder / f"{i}.png").is_file())
     if not kept:
         return None
@@ -249,7 +249,7 @@ def classification_head_can_write(run_dir: Path) -> bool:
 def share_of_test_images(run_dir: Path) -> float | None:
     """Share of this run's images in the held-out test split."""
     path = run_dir / "01_preprocess" / "splits.csv"
-    return float((pd.read_csv(path).split == "test").mean()) if path.is_file() else None
+    return float((read_table(path).split == "test").mean()) if path.is_file() else None
 
 
 def _prompts(run_dir: Path) -> list[dict]:

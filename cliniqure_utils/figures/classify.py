@@ -1,4 +1,4 @@
-"""Figures of notebook 03: scores with intervals, reliability of probabilities, Grad-CAM beside the true box."""
+"""Figures of notebook 03: scores with intervals, curves, calibration, heat maps beside the true box."""
 
 from collections.abc import Mapping, Sequence
 

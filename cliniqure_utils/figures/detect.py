@@ -1,4 +1,4 @@
-"""Figures of notebooks 02 and 03: boxes on films, training history, scores per class beside a baseline."""
+"""Figures of notebook 02: boxes on films, and free-response curves."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ def plot_films(
 
     Args:
         films: uint8 (height, width) each.
-        tables: Per film: kind of box (a key of figures.BOX_STYLES) -> DataFrame with class_name, the four coordinates
+        tables: Per film: kind of box (a key of `style.BOX_STYLES`) -> DataFrame with class_name, the four coordinates
             in pixels of the film that is shown, and for predictions a score.
         titles: One per film.
 

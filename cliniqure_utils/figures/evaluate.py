@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cliniqure_utils.figures.style import BLACK, BLUE, CYCLE, HATCHES, ORANGE, draw_boxes, new_figure, show_film
+from cliniqure_utils.vocabulary import BOX
 
 MARKERS = ("v", "o", "s", "^", "D", "P", "X", "*")
 
@@ -147,7 +148,6 @@ def plot_cases(films: Sequence[np.ndarray], truths: Sequence, predictions: Seque
     Returns:
         Figure.
     """
-    corners = ["x_min", "y_min", "x_max", "y_max"]
     columns = min(3, len(films))
     n_rows = -(-len(films) // columns)
     figure, axes = new_figure(n_rows, columns, width=2.9 * columns + 0.2, height=3.1 * n_rows)
@@ -155,7 +155,7 @@ def plot_cases(films: Sequence[np.ndarray], truths: Sequence, predictions: Seque
         axis.axis("off")
     for axis, film, truth, predicted, title in zip(axes.flat, films, truths, predictions, titles, strict=False):
         show_film(axis, film, title)
-        draw_boxes(axis, truth[corners].to_numpy(), list(truth.class_name), "truth")
+        draw_boxes(axis, truth[BOX].to_numpy(), list(truth.class_name), "truth")
         texts = [f"{name} {score:.2f}" for name, score in zip(predicted.class_name, predicted.score, strict=True)]
-        draw_boxes(axis, predicted[corners].to_numpy(), texts, "predicted")
+        draw_boxes(axis, predicted[BOX].to_numpy(), texts, "predicted")
     return figure

@@ -1,4 +1,4 @@
-"""Figures of notebooks 05 and 06: what LoRA trains, its losses, and reports side by side."""
+"""Figures of notebook 05: what LoRA trains, its losses, and what a training step costs."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Figures of notebooks 05 and 06: what LoRA trains, its losses, and reports side by side."""
+"""Figures of notebook 06: the systems' reports side by side, and what the evidence says of their sentences."""
 
 import textwrap
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,6 @@
-"""Figures of notebook 01: how common findings are, what readers draw and how to fuse it, box sizes."""
+"""Figures of notebook 01, in its order: the simulated films, how common findings are, how to fuse what readers draw,
+what each way to read a film does to it, and box sizes.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from cliniqure_utils.annotations import rescale_boxes
 from cliniqure_utils.dicom import load_cxr
 from cliniqure_utils.figures.style import (
     BLACK,
@@ -20,7 +23,52 @@ from cliniqure_utils.figures.style import (
     new_figure,
     show_film,
 )
-from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING
+from cliniqure_utils.runs import read_table
+from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS, NO_FINDING
+
+
+def plot_findings(data_dir: str | Path, n_columns: int = 5):
+    """One film of each finding with its true boxes: of those with the fewest other findings the middle one by size."""
+    truth = _read_truth(data_dir)
+    n_findings = truth.groupby("image_id").class_name.nunique()
+    area = (truth.x_max - truth.x_min) * (truth.y_max - truth.y_min)
+    shown = []
+    for name in FINDINGS:
+        rows = truth[truth.class_name == name]
+        if rows.empty:
+            continue
+        largest = area[rows.index].groupby(rows.image_id, sort=False).max()
+        table = pd.DataFrame({"n": n_findings[largest.index], "area": largest})
+        fewest = table[table.n == table.n.min()]
+        shown.append((name, fewest.sort_values("area", kind="stable").index[len(fewest) // 2]))
+    return _sheet(data_dir, truth, shown, n_columns)
+
+
+def plot_normals(data_dir: str | Path, n_films: int = 12, n_columns: int = 6):
+    """The first films without a finding: no two patients have the same shape. Figure."""
+    truth = _read_truth(data_dir)
+    normal = truth[truth.class_name == NO_FINDING].image_id.drop_duplicates()[:n_films]
+    if normal.empty:
+        raise ValueError(f"{data_dir}/truth.csv: found no film without a finding")
+    return _sheet(data_dir, truth, [("", image_id) for image_id in normal], n_columns)
+
+
+def _read_truth(data_dir: str | Path) -> pd.DataFrame:
+    return read_table(Path(data_dir) / "truth.csv")
+
+
+def _sheet(data_dir: str | Path, truth: pd.DataFrame, shown: list[tuple[str, str]], n_columns: int):
+    """Films in rows; of each the true boxes of the named finding, with side and zone."""
+    n_rows = -(-len(shown) // n_columns)
+    figure, axes = new_figure(n_rows, n_columns, width=2.0 * n_columns, height=2.2 * n_rows)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (name, image_id) in zip(axes.flat, shown, strict=False):
+        show_film(axis, load_cxr(Path(data_dir) / "train" / f"{image_id}.dicom"), name)
+        rows = truth[(truth.image_id == image_id) & (truth.class_name == name)]
+        places = [side if isinstance(side, str) else "" for side in rows.side]
+        draw_boxes(axis, rows[BOX].to_numpy(float), places, "truth")
+    return figure
 
 
 def plot_prevalence(tables: Mapping[str, pd.DataFrame]):
@@ -29,68 +77,16 @@ def plot_prevalence(tables: Mapping[str, pd.DataFrame]):
     for name, rows in tables.items():
         n_films = rows.image_id.nunique()
         shares[name] = rows.groupby("class_name").image_id.nunique() / n_films
-    names = [*FINDINGS, NO_FINDING]
     figure, axes = new_figure(1, 1, width=7, height=4.6)
     axis = axes[0, 0]
     for i, (name, share) in enumerate(shares.items()):
-        position = np.arange(len(names)) + (i - 0.5) * 0.4
-        values = share.reindex(names).fillna(0)
+        position = np.arange(len(CLASSES)) + (i - 0.5) * 0.4
+        values = share.reindex(CLASSES).fillna(0)
         axis.barh(position, values, 0.38, label=name, color=(BLUE, ORANGE)[i], hatch=HATCHES[i], edgecolor="white")
-    axis.set_yticks(np.arange(len(names)), names, fontsize=8)
+    axis.set_yticks(np.arange(len(CLASSES)), CLASSES, fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("share of films")
     axis.legend(fontsize=8)
-    return figure
-
-
-def _film(image_dir: Path, image_id: str) -> np.ndarray:
-    with Image.open(Path(image_dir) / f"{image_id}.png") as image:
-        return np.asarray(image)
-
-
-def _cached(rows: pd.DataFrame, size: pd.Series) -> np.ndarray:
-    """Boxes from DICOM pixels to pixels of the cached film."""
-    factors = [size["width"] / size["columns"], size["height"] / size["rows"]] * 2
-    return rows[BOX].to_numpy(float) * factors
-
-
-def plot_readers(
-    image_ids: Sequence[str], image_dir: Path, index: pd.DataFrame, readers: pd.DataFrame, merged: pd.DataFrame
-):
-    """Per film: above the boxes of up to three readers, below the merged ones with their names.
-
-    Args:
-        image_ids: Films, one column each.
-        image_dir: Folder of the cached films.
-        index: index.csv (DICOM and cached sizes).
-        readers, merged: Boxes in DICOM pixels.
-
-    Returns:
-        Figure.
-    """
-    from matplotlib.lines import Line2D
-
-    sizes = index.set_index("image_id")
-    names = sorted(set(readers[readers.image_id.isin(image_ids)].rad_id), key=lambda r: (len(r), r))
-    kinds = {reader: f"reader_{n % 3 + 1}" for n, reader in enumerate(names)}
-    figure, axes = new_figure(2, len(image_ids), width=2.7 * len(image_ids), height=5.9)
-    for column, image_id in enumerate(image_ids):
-        film, size = _film(image_dir, image_id), sizes.loc[image_id]
-        rows = readers[(readers.image_id == image_id) & (readers.class_name != NO_FINDING)]
-        show_film(axes[0, column], film, f"film {column + 1}: readers")
-        for reader, drawn in rows.groupby("rad_id"):
-            draw_boxes(axes[0, column], _cached(drawn, size), None, kinds[reader])
-        show_film(axes[1, column], film, "merged")
-        joined = merged[merged.image_id == image_id]
-        draw_boxes(axes[1, column], _cached(joined, size), list(joined.class_names), "merged")
-    lines = [
-        Line2D([], [], color=BOX_STYLES[kind][0], ls=BOX_STYLES[kind][1], lw=2, label=reader)
-        for reader, kind in kinds.items()
-    ]
-    legend = figure.legend(handles=lines, loc="outside lower center", ncols=max(1, len(lines)), fontsize=8)
-    legend.get_frame().set_facecolor("0.35")  # yellow lines need a dark ground
-    for text in legend.get_texts():
-        text.set_color("white")
     return figure
 
 
@@ -150,74 +146,50 @@ def plot_lab(table: pd.DataFrame, ceiling: pd.DataFrame):
     return figure
 
 
-def plot_box_sizes(readers: pd.DataFrame, index: pd.DataFrame, real: pd.DataFrame):
-    """Longest side of the readers' boxes per finding, this run's data beside VinDr-CXR's; log axes. Figure."""
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+def plot_readers(
+    image_ids: Sequence[str], image_dir: Path, index: pd.DataFrame, readers: pd.DataFrame, merged: pd.DataFrame
+):
+    """Per film: above the boxes of up to three readers, below the merged ones with their names.
 
-    figure, axes = new_figure(1, 2, width=8.4, height=4.0, sharey=True)
-    for axis, (rows, title) in zip(
-        axes[0], ((readers, "this run's data"), (real, "VinDr-CXR (films about 10 times larger)")), strict=True
-    ):
-        found = rows[rows.class_name != NO_FINDING]
-        side = np.maximum(found.x_max - found.x_min, found.y_max - found.y_min)
-        groups = [side[found.class_name == name].to_numpy() for name in FINDINGS]
-        axis.boxplot(
-            groups, orientation="horizontal", showfliers=False, widths=0.6, medianprops={"color": ORANGE, "lw": 2}
-        )
-        axis.set_yticks(np.arange(1, len(FINDINGS) + 1), FINDINGS, fontsize=8)
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(ScalarFormatter())
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_xlabel("longest side of the box in DICOM pixels")
-        axis.set_title(title, fontsize=9)
-        axis.grid(axis="x", alpha=0.3)
-    axes[0, 0].invert_yaxis()
+    Args:
+        image_ids: Films, one column each.
+        image_dir: Folder of the cached films.
+        index: index.csv (DICOM and cached sizes).
+        readers, merged: Boxes in DICOM pixels.
+
+    Returns:
+        Figure.
+    """
+    from matplotlib.lines import Line2D
+
+    sizes = index.set_index("image_id")
+    names = sorted(set(readers[readers.image_id.isin(image_ids)].rad_id), key=lambda r: (len(r), r))
+    kinds = {reader: f"reader_{n % 3 + 1}" for n, reader in enumerate(names)}
+    figure, axes = new_figure(2, len(image_ids), width=2.7 * len(image_ids), height=5.9)
+    for column, image_id in enumerate(image_ids):
+        size = sizes.loc[image_id]
+        film = np.asarray(Image.open(Path(image_dir) / f"{image_id}.png"))
+        rows = readers[(readers.image_id == image_id) & (readers.class_name != NO_FINDING)]
+        show_film(axes[0, column], film, f"film {column + 1}: readers")
+        for reader, drawn in rows.groupby("rad_id"):
+            draw_boxes(axes[0, column], _on_cached_film(drawn, size), None, kinds[reader])
+        show_film(axes[1, column], film, "merged")
+        joined = merged[merged.image_id == image_id]
+        draw_boxes(axes[1, column], _on_cached_film(joined, size), list(joined.class_names), "merged")
+    lines = [
+        Line2D([], [], color=BOX_STYLES[kind][0], ls=BOX_STYLES[kind][1], lw=2, label=reader)
+        for reader, kind in kinds.items()
+    ]
+    legend = figure.legend(handles=lines, loc="outside lower center", ncols=max(1, len(lines)), fontsize=8)
+    legend.get_frame().set_facecolor("0.35")  # yellow lines need a dark ground
+    for text in legend.get_texts():
+        text.set_color("white")
     return figure
 
 
-def plot_findings(data_dir: str | Path, n_columns: int = 5):
-    """One film of each finding with its true boxes: of those with the fewest other findings the middle one by size."""
-    truth = _truth(data_dir)
-    n_findings = truth.groupby("image_id").class_name.nunique()
-    area = (truth.x_max - truth.x_min) * (truth.y_max - truth.y_min)
-    shown = []
-    for name in FINDINGS:
-        rows = truth[truth.class_name == name]
-        if rows.empty:
-            continue
-        largest = area[rows.index].groupby(rows.image_id, sort=False).max()
-        table = pd.DataFrame({"n": n_findings[largest.index], "area": largest})
-        fewest = table[table.n == table.n.min()]
-        shown.append((name, fewest.sort_values("area", kind="stable").index[len(fewest) // 2]))
-    return _sheet(data_dir, truth, shown, n_columns)
-
-
-def plot_normals(data_dir: str | Path, n_films: int = 12, n_columns: int = 6):
-    """The first films without a finding: no two patients have the same shape. Figure."""
-    truth = _truth(data_dir)
-    normal = truth[truth.class_name == NO_FINDING].image_id.drop_duplicates()[:n_films]
-    if normal.empty:
-        raise ValueError(f"{data_dir}/truth.csv: found no film without a finding")
-    return _sheet(data_dir, truth, [("", image_id) for image_id in normal], n_columns)
-
-
-def _truth(data_dir: str | Path) -> pd.DataFrame:
-    return pd.read_csv(Path(data_dir) / "truth.csv", dtype={"image_id": str})
-
-
-def _sheet(data_dir: str | Path, truth: pd.DataFrame, shown: list[tuple[str, str]], n_columns: int):
-    """Films in rows; of each the true boxes of the named finding, with side and zone."""
-    n_rows = -(-len(shown) // n_columns)
-    figure, axes = new_figure(n_rows, n_columns, width=2.0 * n_columns, height=2.2 * n_rows)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, (name, image_id) in zip(axes.flat, shown, strict=False):
-        show_film(axis, load_cxr(Path(data_dir) / "train" / f"{image_id}.dicom"), name)
-        rows = truth[(truth.image_id == image_id) & (truth.class_name == name)]
-        places = [side if isinstance(side, str) else "" for side in rows.side]
-        draw_boxes(axis, rows[BOX].to_numpy(float), places, "truth")
-    return figure
+def _on_cached_film(rows: pd.DataFrame, size: pd.Series) -> np.ndarray:
+    """Boxes from DICOM pixels to pixels of the cached film."""
+    return rescale_boxes(rows[BOX], (size["columns"], size["rows"]), (size["width"], size["height"]))
 
 
 def damage(exhibits: Mapping[str, np.ndarray], right: str) -> pd.DataFrame:
@@ -250,4 +222,30 @@ def plot_museum(exhibits: Mapping[str, np.ndarray], measured: pd.DataFrame):
         show_film(axis, np.asarray(film, float), name)
         row = measured.loc[name]
         axis.set_xlabel(f"correlation {row.correlation:.2f}\nblack or white {row.saturated:.0%}", fontsize=8)
+    return figure
+
+
+def plot_box_sizes(readers: pd.DataFrame, index: pd.DataFrame, real: pd.DataFrame):
+    """Longest side of the readers' boxes per finding, this run's data beside VinDr-CXR's; log axes. Figure."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    figure, axes = new_figure(1, 2, width=8.4, height=4.0, sharey=True)
+    for axis, (rows, title) in zip(
+        axes[0], ((readers, "this run's data"), (real, "VinDr-CXR (films about 10 times larger)")), strict=True
+    ):
+        found = rows[rows.class_name != NO_FINDING]
+        side = np.maximum(found.x_max - found.x_min, found.y_max - found.y_min)
+        groups = [side[found.class_name == name].to_numpy() for name in FINDINGS]
+        axis.boxplot(
+            groups, orientation="horizontal", showfliers=False, widths=0.6, medianprops={"color": ORANGE, "lw": 2}
+        )
+        axis.set_yticks(np.arange(1, len(FINDINGS) + 1), FINDINGS, fontsize=8)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_xlabel("longest side of the box in DICOM pixels")
+        axis.set_title(title, fontsize=9)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0, 0].invert_yaxis()
     return figure

@@ -14,8 +14,7 @@ from cliniqure_utils.annotations import (
     reader_ceiling,
 )
 from cliniqure_utils.annotations.agreement import LAB_RULES
-from cliniqure_utils.annotations.merging import NAMES
-from cliniqure_utils.vocabulary import BOX
+from cliniqure_utils.vocabulary import BOX, CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def make(rows):
     """(image_id, reader, class_id, x_min, y_min, x_max, y_max) -> annotations; without a box, "No finding"."""
     rows = [row if len(row) > 2 else (*row, 14, *[np.nan] * 4) for row in rows]
     table = pd.DataFrame(rows, columns=["image_id", "rad_id", "class_id", *BOX])
-    return table.assign(class_name=[NAMES[c] for c in table.class_id])
+    return table.assign(class_name=[CLASSES[c] for c in table.class_id])
 
 
 def random_annotations(seed, n=300, n_films=40):

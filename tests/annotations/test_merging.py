@@ -11,8 +11,8 @@ from cliniqure_utils.annotations import (
     rescale_boxes,
 )
 from cliniqure_utils.annotations.boxes import pairs_within_groups
-from cliniqure_utils.annotations.merging import COUNTING_RULES, DUPLICATES, NAMES, RULES
-from cliniqure_utils.vocabulary import BOX
+from cliniqure_utils.annotations.merging import COUNTING_RULES, DUPLICATES, RULES
+from cliniqure_utils.vocabulary import BOX, CLASSES
 
 TABLE_2_IMAGE = "0005e8e3701dfb1dd93d53e2ff537b6e"
 
@@ -21,7 +21,7 @@ def make(rows):
     """(image_id, class_id, x_min, y_min, x_max, y_max[, reader]) -> annotations."""
     table = pd.DataFrame([(*r, "R1")[:7] if len(r) == 6 else r for r in rows],
                          columns=["image_id", "class_id", *BOX, "rad_id"])  # fmt: skip
-    return table.assign(class_name=[NAMES[c] for c in table.class_id])
+    return table.assign(class_name=[CLASSES[c] for c in table.class_id])
 
 
 def test_iou_by_hand():

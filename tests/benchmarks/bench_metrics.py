@@ -1,10 +1,11 @@
-"""Bootstrap intervals: ours beside a loop that calls scikit-learn on each resample, at the size of VinDr-CXR's test."""
+"""Bootstrap intervals beside a loop that calls scikit-learn on each resample, VinDr-CXR's size; the labeller."""
 
 import numpy as np
-from common import Bench, cost
+from common import Bench, cost, cpu_seconds
 from sklearn import metrics as sk
 
 from cliniqure_utils import metrics
+from cliniqure_utils.labeller import find_mentions
 
 N_IMAGES, N_CLASSES, N_RESAMPLES = 3000, 15, 1000
 LOOPED = 5  # resamples of the plain loop that are timed; its cost grows in step with their number
@@ -48,4 +49,6 @@ def main() -> None:
         bench.compare(f"bootstrap of {name}", "CPU s", found.cpu / 1000, slow.cpu / 1000 * N_RESAMPLES / LOOPED,
                       "scikit-learn, resample by resample")  # fmt: skip
     bench.state("all classification metrics together", "CPU s", total)
+    seconds = cpu_seconds(lambda: find_mentions("effusion, " * 200))
+    bench.state("labeller, a sentence of 200 findings", "CPU s", seconds)
     bench.write()

@@ -1,4 +1,4 @@
-"""The stress panel: the rules do what they say, and the verdicts follow from the order, not from the value."""
+"""The stress panel: pairs of every kind, and verdicts that follow from the order, not from the value."""
 
 import itertools
 
@@ -6,16 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils import labeller, metrics
+from cliniqure_utils import metrics
 from cliniqure_utils.cohort.report_text import write_report
 from cliniqure_utils.evaluation import stress
 from cliniqure_utils.figures.evaluate import plot_stress
 from cliniqure_utils.writer import indiana
-
-REPORT = (
-    "There is a tiny left pleural effusion. The heart is enlarged. A mild right fibrosis is seen. "
-    "No sign of pneumothorax or consolidation. Ribs and spine are intact."
-)
 
 
 def simulated_reports(n=60):
@@ -40,73 +35,6 @@ def simulated_reports(n=60):
 def pairs():
     texts = simulated_reports()
     return stress.make_pairs(real=texts[:30], simulated=texts[30:], n_reports=5, seed=1)
-
-
-def changed(kind, text=REPORT, seed=0):
-    return stress.RULES[kind](text, np.random.default_rng(seed))
-
-
-def test_paraphrase_keeps_the_findings_and_changes_most_words():
-    new = changed("paraphrase")
-    assert "tiny left pleural fluid collection" in new and "The size of the heart is increased" in new
-    assert "The film shows no pneumothorax or consolidation." in new
-    same = labeller.label_matrix([REPORT, new])
-    assert (same[0] == same[1]).all()
-    assert changed("paraphrase", "Tubes are in place. Ribs and spine are straight. Fine.") is None
-
-
-def test_the_order_of_sentences_is_turned():
-    assert changed("sentence order").startswith("Ribs and spine are intact. No sign of")
-    assert sorted(changed("sentence order").split()) == sorted(REPORT.split())
-    assert changed("sentence order", "One. Two.") is None
-
-
-@pytest.mark.parametrize(
-    ("sentence", "opposite"),
-    [
-        ("There is a tiny left pleural effusion.", "There is no tiny left pleural effusion."),
-        ("No sign of pneumothorax or consolidation.", "There is pneumothorax and consolidation."),
-        ("No effusion is seen.", "Effusion is seen."),
-        ("A mild right fibrosis is seen.", "No mild right fibrosis is seen."),
-        ("The heart is enlarged.", "The heart is not enlarged."),
-        ("Signs of effusion are absent.", "Signs of effusion are present."),
-        ("A nodule is not seen.", "A nodule is seen."),
-        ("The lungs are clear.", "The lungs are not clear."),
-        ("Ribs and spine are intact.", None),
-    ],
-)
-def test_negation_flips(sentence, opposite):
-    assert stress.opposite(sentence) == opposite
-
-
-def test_negation_flip_changes_one_sentence_only():
-    for seed in range(5):
-        new = changed("negation flip", seed=seed)
-        before, after = labeller.split_sentences(REPORT), labeller.split_sentences(new)
-        assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
-
-
-def test_severity_and_side_are_swapped_where_a_finding_is_stated():
-    assert changed("severity").startswith("There is a huge left pleural effusion.")
-    assert "A severe right fibrosis" in changed("severity")
-    assert changed("severity", "No small effusion. Heart is large.").endswith("Heart is small.")
-    swapped = changed("side swap")
-    assert "tiny right pleural effusion" in swapped and "mild left fibrosis" in swapped
-    assert changed("side swap", "Left and right effusion. No left nodule.") is None
-
-
-def test_a_finding_is_dropped_wherever_it_is_stated():
-    text = "Left pleural effusion. The heart is large. The effusion is new. Ribs intact."
-    assert changed("finding dropped", text) == "The heart is large. Ribs intact."
-    assert changed("finding dropped", "No effusion. No nodule. Fine.") is None
-
-
-def test_the_added_finding_is_one_that_the_report_does_not_mention():
-    for seed in range(8):
-        new = changed("finding added", seed=seed)
-        (extra,) = set(labeller.split_sentences(new)) - set(labeller.split_sentences(REPORT))
-        added = {m.finding for m in labeller.find_mentions(extra)}
-        assert added and not added & {m.finding for m in labeller.find_mentions(REPORT)}
 
 
 def test_pairs_have_every_kind_and_both_sources(pairs):
