@@ -3,10 +3,12 @@
 import errno
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from unittest.mock import Mock
@@ -232,6 +234,30 @@ def test_a_failed_notebook_stops_the_chain_in_plain_words(project, capsys):
     with pytest.raises(NotebookFailed):
         run(project, until="2", overrides={"02_second.factor": 3})
     assert not left.exists()
+
+
+@pytest.mark.chain
+def test_an_interrupt_leaves_logging_as_it_was(tmp_path):
+    """Ctrl-C in a program that goes on: `execute` may quieten nothing for good."""
+    write_notebook(tmp_path / "notebooks" / "01_first.ipynb", PARAMETERS, "from pathlib import Path", WAITING)
+    started = tmp_path / "outputs" / "demo" / "started"
+
+    def interrupt():
+        wait_for(started.exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stopper = threading.Thread(target=interrupt)
+    stopper.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "notebooks")
+    stopper.join()
+    silent = [name for name in ("asyncio", "papermill", "traitlets") if logging.getLogger(name).disabled]
+    assert silent == [] and logging.getLogger("papermill").propagate
+
+
+WAITING = """import time
+Path(run_dir, "started").touch()
+time.sleep(60)"""
 
 
 @pytest.mark.chain

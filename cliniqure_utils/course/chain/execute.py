@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import re
 import subprocess
@@ -116,9 +115,6 @@ def execute(
             )
     except PapermillExecutionError as error:
         raise NotebookFailed(notebook.name, _failure(notebook, error), watch.peak_mb) from None
-    except KeyboardInterrupt:
-        logging.getLogger("asyncio").disabled = True  # it would report the cell that nobody waits for any more
-        raise
     except DeadKernelError:
         failure = _dead_kernel(output_path, kernels[0].wait(), watch.peak_mb)
         raise NotebookFailed(notebook.name, failure, watch.peak_mb) from None

@@ -11,11 +11,12 @@ import importlib.metadata
 import json
 import platform
 import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cliniqure_utils.notebooks import Notebook
-from cliniqure_utils.project import CannotStart
+from cliniqure_utils.project import REPOSITORY, CannotStart
 
 ABSENT = "absent"
 SMALL_FILE = 64 * 2**20  # bytes; a larger file named by a parameter counts by size and time of change
@@ -175,12 +176,9 @@ def data_fingerprint(data_dir: Path) -> dict:
 
 def installed_versions() -> dict[str, str]:
     """Installed versions of Python and of what pyproject.toml asks for."""
+    asked = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     versions = {"python": platform.python_version()}
-    try:
-        wanted = importlib.metadata.requires("cliniqure") or []
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that was not installed
-        wanted = []
-    for line in wanted:
+    for line in [*asked["dependencies"], *asked["optional-dependencies"]["dev"]]:
         name = re.match(r"[A-Za-z0-9._-]+", line).group()
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # an optional one that is not there
             versions[name] = importlib.metadata.version(name)
