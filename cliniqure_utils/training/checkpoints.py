@@ -1,11 +1,13 @@
 """Which checkpoint a training may go on from: a whole one, of the same plan, model and data."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import CodeType
 
 import numpy as np
 import torch
@@ -75,7 +77,7 @@ def fingerprint(
         **{name: value if isinstance(value, PLAIN) else content_hash(value) for name, value in fields.items()},
         "groups": content_hash(groups),
         "data": of_data,
-        "collate": None if collate is None else content_hash(_as_data(collate)),
+        "collate": collate and content_hash(_as_data(collate)),
         "processes": n_processes,
         "weights": content_hash({name: list(value.shape) for name, value in model.state_dict().items()}),
         "modules": content_hash([_settings(module) for module in model.modules()]),
@@ -125,17 +127,25 @@ def _add(value, digest) -> None:
 
 def _as_data(function: Callable) -> list:
     """A function's code, and the numbers and texts that it takes from outside, such as a notebook's parameters."""
+    if isinstance(function, functools.partial):
+        return [_as_data(function.func), content_hash(function.args), content_hash(function.keywords)]
     code = getattr(function, "__code__", None)
     if code is None:  # an object that can be called
-        return [type(function).__name__, *_plain(vars(function))]
-    outside = {name: function.__globals__.get(name) for name in code.co_names}
+        return [type(function).__name__, _plain(getattr(function, "__dict__", {}))]
     cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
+    outside = {name: function.__globals__.get(name) for name in code.co_names}
     outside |= {name: cell.cell_contents for name, cell in cells.items()}
-    return [code.co_code, *_plain(dict(enumerate(code.co_consts))), *_plain(outside)]
+    defaults = content_hash(function.__defaults__), content_hash(function.__kwdefaults__)
+    return [_code(code), _plain(outside), defaults]
 
 
-def _plain(values: Mapping) -> list[tuple]:
-    return [(name, value) for name, value in values.items() if isinstance(value, PLAIN)]
+def _code(code: CodeType) -> list:
+    inner = [_code(part) for part in code.co_consts if isinstance(part, CodeType)]
+    return [code.co_code, code.co_names, [part for part in code.co_consts if isinstance(part, PLAIN)], inner]
+
+
+def _plain(values: Mapping) -> dict:
+    return {name: value for name, value in values.items() if isinstance(value, PLAIN)}
 
 
 def _settings(module: nn.Module) -> list:

@@ -139,6 +139,18 @@ def test_the_data_set_of_single_films(tmp_path):
         cmn.ReportDataset(tmp_path, ["../a"], tokenizer)
 
 
+def test_the_fingerprint_tells_films_and_reports_apart(tmp_path):
+    """By it `training.fit` knows whether a checkpoint is of the same training."""
+
+    def of(films=("a", "b"), b="large effusion", **settings):
+        texts = {"a": "clear", "b": b, "c": "clear"}
+        return cmn.ReportDataset(tmp_path, films, cmn.Tokenizer(WORDS), texts, **settings).fingerprint()
+
+    others = [of(films=("b", "a")), of(films=("a", "c")), of(b="no effusion"), of(max_length=1),
+              cmn.ReportDataset(tmp_path, ["a", "b"], cmn.Tokenizer(WORDS)).fingerprint()]  # fmt: skip
+    assert of() == of() and len({of(), *others}) == 6
+
+
 def test_a_part_of_the_data_set_is_chosen_by_ids_not_by_a_slice(tmp_path):
     """A slice would be one item whose name is a list, and a film of that name does not exist."""
     for name in ("a", "b"):

@@ -1,6 +1,7 @@
 """A killed training goes on as if nothing had happened, or starts anew where anything that decides it has changed."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import multiprocessing
@@ -222,6 +223,30 @@ def test_every_field_of_the_plan_counts():
     assert {field.name for field in dataclasses.fields(plain)} == other.keys() | {"patience"}
     assert len({of(plan) for plan in changed}) == len(changed)
     assert of(plain) == of(training.Plan(seed=1))
+
+
+def test_functions_are_told_by_code_defaults_and_numbers_from_outside():
+    noise = 0.5
+    functions = [
+        torch.utils.data.default_collate,
+        lambda items: torch.rand(3),
+        lambda items: torch.randn(3),
+        lambda items: [item * 2 for item in items],
+        lambda items: [item * 3 for item in items],
+        lambda items: [item * noise for item in items],
+        lambda items, noise=0.5: [item * noise for item in items],
+        lambda items, noise=0.6: [item * noise for item in items],
+        functools.partial(with_noise, noise=0.5),
+        functools.partial(with_noise, noise=0.6),
+    ]
+
+    def of(collate):
+        model, plan = torch.nn.Linear(1, 1), training.Plan(seed=1)
+        return checkpoints.fingerprint(plan, model, "data", make_optimizer(model, plan), collate, 1)["collate"]
+
+    found = [of(function) for function in functions]
+    assert None not in found and len(set(found)) == len(functions)
+    assert found == [of(function) for function in functions]
 
 
 def test_a_checkpoint_of_another_loss_label_rule_or_transform_is_not_resumed():
