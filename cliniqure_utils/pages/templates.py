@@ -175,7 +175,7 @@ typed in: it is computed, read from the run's settings, or a citation.</p>
 <p class="soft">Solid boxes: the truth of this data. Dashed boxes: the detector. Sentences are held against what the
 detector and the classifier found, not against the truth: {{ marks.supported }} supported, {{ marks.contradicted }}
 contradicted (underlined twice), {{ marks.unsupported }} left open, or given a side, without support (dotted); a
-sentence without a sign says nothing about the findings of the film.</p>
+sentence without a sign says nothing about the findings of the film. Probabilities are calibrated.</p>
 {% for case, url in cases %}
 <section class="case">
 <div><h3>{{ case.title }}</h3><img src="{{ url }}" alt="{{ case.alternative }}">
@@ -234,7 +234,7 @@ td.said { font-weight: 600; }
 <div>
 <img src="{{ overlay }}" alt="{{ alternative }}">
 <p class="soft">Dashed: what the detector found, with its score. The patient's left is on the right.</p>
-<h2>Probabilities</h2>
+<h2>Probabilities, calibrated</h2>
 <table><thead><tr><th scope="col">Finding</th><th scope="col">Probability</th><th scope="col">Said from</th>
 <th scope="col">Said</th></tr></thead><tbody>
 {% for finding in report.findings | sort(attribute="probability", reverse=true) %}

@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 
-from cliniqure_utils.runs import STEPS
+from cliniqure_utils.runs import STEPS, read_table
 
 pytestmark = [pytest.mark.chain, pytest.mark.timeout(900)]
 
@@ -16,7 +17,7 @@ EXPECTED = {
     "01_preprocess": "index.csv annotations.csv reader_annotations.csv splits.csv clinical.csv reference_reports.jsonl "
     "truth.csv rejected.csv",
     "02_detect": "predictions.csv trunk.safetensors model.safetensors config.json history.csv",
-    "03_classify": "probabilities.csv thresholds.json model.safetensors config.json history.csv",
+    "03_classify": "probabilities.csv thresholds.json temperature.json model.safetensors config.json history.csv",
     "04_crude_report": "crude_reports.jsonl model.safetensors vocabulary.json",
     "05_finetune_llm": "adapter/seq_cls/adapter_config.json adapter/seq_cls/adapter_model.safetensors "
     "adapter/causal_lm/adapter_config.json adapter/causal_lm/adapter_model.safetensors label_map.json history.csv",
@@ -126,3 +127,17 @@ def test_an_unchanged_chain_starts_no_notebook(smoke_run, run_environment):
     result = subprocess.run([*command, str(smoke_run.run_dir)], env=run_environment, capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout.count("skipped, nothing has changed") == len(STEPS)
     assert (smoke_run.run_dir / "run.json").read_bytes() == before
+
+
+def test_the_films_behind_the_run_give_the_rows_that_its_notebooks_wrote(smoke_run, repository):
+    """From DICOM files through `read_images`: what 02 and 03 wrote of the cache that 01 made."""
+    from cliniqure_utils.vision.inference import read_images
+
+    run, data = smoke_run.run_dir, repository / "data" / "smoke" / "train"
+    splits = read_table(run / "01_preprocess/splits.csv")
+    test = sorted(splits.image_id[splits.split == "test"])
+    found = read_images([data / f"{image_id}.dicom" for image_id in test], run, "cpu")
+    for table, name in zip(found, ("03_classify/probabilities.csv", "02_detect/predictions.csv"), strict=True):
+        written = read_table(run / name)
+        written = written[written.image_id.isin(test)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(table, written, atol=1e-4, rtol=0)

@@ -15,7 +15,9 @@ from cliniqure_utils.record import parameters_of
 PROMISED = {
     "01_preprocess": ("index.csv", "annotations.csv", "splits.csv", "clinical.csv", "rejected.csv", "metrics.json"),
     "02_detect": ("model.safetensors", "config.json", "predictions.csv", "history.csv", "metrics.json"),
-    "03_classify": ("model.safetensors", "probabilities.csv", "thresholds.json", "history.csv", "metrics.json"),
+    "03_classify": (
+        "model.safetensors", "probabilities.csv", "thresholds.json", "temperature.json", "history.csv", "metrics.json",
+    ),
     "04_crude_report": ("model.safetensors", "vocabulary.json", "crude_reports.jsonl", "metrics.json"),
     "05_finetune_llm": (
         "adapter/seq_cls/adapter_model.safetensors", "adapter/causal_lm/adapter_model.safetensors", "label_map.json",
