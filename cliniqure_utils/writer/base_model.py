@@ -50,7 +50,7 @@ def _convert_packaged(folder: Path) -> None:
         )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    print("converting the packaged SmolLM2 weights once (about 10 s)")
+    print("converting the packaged SmolLM2 weights once (about 20 s)")
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     settings = loaded.config.to_dict()
