@@ -1,14 +1,17 @@
-"""A notebook as a file: its code cells, the values of its parameters cell, and those with which a run ran it."""
+"""The notebooks as files: code cells, the parameters cell, the profiles that change it, and what a run ran with."""
 
 import ast
+import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cliniqure_utils.project import REPOSITORY, CannotStart
 from cliniqure_utils.record import parameters_of, read_record
+
+LONGEST_LIST = 40  # names that a message lists; the notebook with most parameters has fewer
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,43 @@ def find_notebooks(folder: str | Path) -> list[Notebook]:
     return [load_notebook(path) for path in paths]
 
 
+def read_profile(folder: str | Path, profile: str) -> dict[str, dict]:
+    """`profiles/NAME.yaml` -> {"all" or notebook name: {parameter: value}}; `demo` may be missing (the defaults)."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML keeps the last of two equal keys in silence; a profile may not."""
+
+    def mapping(loader, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+            seen.add(key.value)
+        return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    path = Path(folder) / f"{profile}.yaml"
+    known = {"demo", *(found.stem for found in Path(folder).glob("*.yaml"))}
+    if profile not in known:
+        raise CannotStart(f"unknown profile {profile}: {nearest(profile, known)}")
+    if not path.exists():
+        return {}
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise CannotStart(f"{path.name}{line}: {getattr(error, 'problem', None) or error}") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise CannotStart(f"{path.name}: expected `notebook: {{parameter: value}}`, found {content!r}")
+    for key, values in content.items():
+        if values is not None and not isinstance(values, dict):
+            raise CannotStart(f"{path.name}: {key}: expected `parameter: value` lines, found {values!r}")
+    return {str(key): dict(values or {}) for key, values in content.items()}
+
+
 def ran_with(run_dir: str | Path, name: str) -> dict:
     """The parameters with which a notebook of a run ran.
 
@@ -124,3 +164,14 @@ def is_plain(value) -> bool:
     if isinstance(value, list):
         return all(is_plain(item) for item in value)
     return value is None or isinstance(value, (str, bool, int, float))
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A half sentence with the nearest valid name, or with all of them when none is near."""
+    valid = sorted(set(valid))
+    found = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    if found:
+        return f"did you mean {found[0]}?"
+    if len(valid) > LONGEST_LIST:
+        return f"none of the {len(valid)} names is near"
+    return f"valid: {', '.join(valid)}" if valid else "there is none"

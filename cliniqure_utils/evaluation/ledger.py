@@ -243,8 +243,7 @@ class _Source:
 
     def _of_profile(self, profile: str) -> dict:
         """notebook -> its parameters under a profile; a notebook that is not there has none."""
-        from cliniqure_utils.course.chain.parameters import read_profile
-        from cliniqure_utils.notebooks import load_notebook
+        from cliniqure_utils.notebooks import load_notebook, read_profile
 
         if profile not in self._profiles:
             folder = self._notebooks_dir / "profiles"

@@ -18,9 +18,15 @@ import pytest
 
 from cliniqure_utils import cli
 from cliniqure_utils.course.chain import NotebookFailed, run_chain
-from cliniqure_utils.course.chain.fingerprint import data_fingerprint, earlier_steps, imported_modules, scan
-from cliniqure_utils.course.chain.parameters import coerce, read_profile, resolve
-from cliniqure_utils.notebooks import find_notebooks, load_notebook, parse_parameters
+from cliniqure_utils.course.chain.fingerprint import (
+    data_fingerprint,
+    earlier_steps,
+    imported_modules,
+    package_part,
+    scan,
+)
+from cliniqure_utils.course.chain.parameters import coerce, resolve
+from cliniqure_utils.notebooks import find_notebooks, load_notebook, parse_parameters, read_profile
 from cliniqure_utils.project import CannotStart
 from cliniqure_utils.record import parameters_of
 
@@ -541,6 +547,50 @@ def test_dependencies_are_followed_through_the_package(tmp_path):
     assert earlier_steps(third, found, names) == ["01_first"]  # named in sub/b.py; runs.py names every step
     write_notebook(tmp_path / "n" / "03_third.ipynb", PARAMETERS, "for step in STEPS: print(step)")
     assert earlier_steps(load_notebook(tmp_path / "n" / "03_third.ipynb"), found, names) == names[:2]
+
+
+@pytest.fixture(scope="module")
+def dependents(repository):
+    """For every file of the package: the numbers of the notebooks that run again when it changes."""
+    package = repository / "cliniqure_utils"
+    found: dict[str, list[str]] = {}
+    for notebook in find_notebooks(repository / "notebooks"):
+        for name in package_part(imported_modules(notebook.code, package), package):
+            found.setdefault(name, []).append(notebook.name[:2])
+    return found
+
+
+@pytest.mark.parametrize(
+    "changed, again",
+    [
+        ("figures/preprocess.py", "01"),
+        ("cohort/lesions.py", "01"),
+        ("figures/detect.py", "02"),
+        ("figures/classify.py", "03"),
+        ("cmn/model.py", "04"),
+        ("writer/pairs.py", "05"),
+        ("figures/generate_report.py", "06"),
+        ("evaluation/page.py", "07"),
+        ("vision/gradcam.py", "03"),
+        ("training/fitting.py", "02 03 04 05"),
+        ("vocabulary.py", "01 02 03 04 05 06 07"),
+        ("course/chain/runner.py", ""),  # how notebooks are run is nothing that their numbers depend on
+        ("predict/command.py", ""),
+    ],
+)
+def test_a_change_of_a_module_makes_only_its_notebooks_run_again(dependents, repository, changed, again):
+    assert (repository / "cliniqure_utils" / changed).is_file()
+    assert dependents.get(changed, []) == again.split()
+
+
+def test_data_files_beside_modules_count(tmp_path):
+    (tmp_path / "pack" / "pages" / "__pycache__").mkdir(parents=True)
+    for name in ("__init__.py", "a.py", "pages/base.html", "pages/__pycache__/x.nbi"):
+        (tmp_path / "pack" / name).write_text("")
+    before = package_part({"a.py": ""}, tmp_path / "pack")
+    assert set(before) == {"a.py", "pages/base.html"}
+    (tmp_path / "pack" / "pages" / "base.html").write_text("<p>")
+    assert package_part({"a.py": ""}, tmp_path / "pack")["pages/base.html"] != before["pages/base.html"]
 
 
 def test_outputs_leave_out_checkpoints_and_unfinished_files(tmp_path):

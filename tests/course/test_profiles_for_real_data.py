@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils.course.chain import find_notebooks
-from cliniqure_utils.course.chain.parameters import read_profile, resolve
+from cliniqure_utils.course.chain.parameters import resolve
+from cliniqure_utils.notebooks import find_notebooks, read_profile
 from cliniqure_utils.runs import STEPS
 
 pytestmark = [pytest.mark.chain, pytest.mark.timeout(900)]

@@ -11,8 +11,8 @@ from torchvision.transforms import v2
 
 from cliniqure_utils import training
 from cliniqure_utils.annotations import film_sizes
-from cliniqure_utils.course.chain.parameters import read_profile, resolve
-from cliniqure_utils.notebooks import find_notebooks
+from cliniqure_utils.course.chain.parameters import resolve
+from cliniqure_utils.notebooks import find_notebooks, read_profile
 from cliniqure_utils.vision import classification, detection, transforms
 from cliniqure_utils.vision.films import FilmDataset, collate
 from cliniqure_utils.vocabulary import BOX, CLASSES

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from cliniqure_utils.course.chain.parameters import read_profile, resolve
-from cliniqure_utils.notebooks import find_notebooks
+from cliniqure_utils.course.chain.parameters import resolve
+from cliniqure_utils.notebooks import find_notebooks, read_profile
 
 NOTEBOOKS = ("02_detect", "03_classify")
 DECIDES = {"augmentation", "build_detector", "build_classifier", "HeatmapClassifier", "TopDown", "build_trunk", "Plan",

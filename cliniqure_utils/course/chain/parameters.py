@@ -1,4 +1,4 @@
-"""Profiles and parameters, and the strict check that runs before anything else does.
+"""The parameters of a run, and the strict check that runs before anything else does.
 
 papermill only warns about an unknown name, and takes any type; YAML reads `1e-4` as text and `0012` as 10. Here a
 name must exist and a value must have the type of the notebook's default, or nothing runs.
@@ -10,9 +10,8 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
-from cliniqure_utils.notebooks import Notebook, is_plain
+from cliniqure_utils.notebooks import Notebook, is_plain, nearest
 from cliniqure_utils.project import CannotStart
 
 EXPECTED = {
@@ -23,20 +22,8 @@ EXPECTED = {
     list: "a list",
     type(None): "text, a number, true, false or null",
 }
-LONGEST_LIST = 40  # names that a message lists; the notebook with most parameters has fewer
 # Set for the whole run with an option of their own, since every notebook must agree on them.
 OPTION_OF = {"run_dir": "--run-dir", "data_dir": "--data-dir"}
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """A half sentence with the nearest valid name, or with all of them when none is near."""
-    valid = sorted(set(valid))
-    found = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    if found:
-        return f"did you mean {found[0]}?"
-    if len(valid) > LONGEST_LIST:
-        return f"none of the {len(valid)} names is near"
-    return f"valid: {', '.join(valid)}" if valid else "there is none"
 
 
 def find_name(text: str, names: Iterable[str], what: str = "notebook") -> str:
@@ -48,43 +35,6 @@ def find_name(text: str, names: Iterable[str], what: str = "notebook") -> str:
     if len(numbered) == 1:
         return numbered[0]
     raise CannotStart(f"unknown {what} {text}: {nearest(text, names)}")
-
-
-def read_profile(folder: str | Path, profile: str) -> dict[str, dict]:
-    """`profiles/NAME.yaml` -> {"all" or notebook name: {parameter: value}}; `demo` may be missing (the defaults)."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """YAML keeps the last of two equal keys in silence; a profile may not."""
-
-    def mapping(loader, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
-            seen.add(key.value)
-        return yaml.SafeLoader.construct_mapping(loader, node, deep)
-
-    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    path = Path(folder) / f"{profile}.yaml"
-    known = {"demo", *(found.stem for found in Path(folder).glob("*.yaml"))}
-    if profile not in known:
-        raise CannotStart(f"unknown profile {profile}: {nearest(profile, known)}")
-    if not path.exists():
-        return {}
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise CannotStart(f"{path.name}{line}: {getattr(error, 'problem', None) or error}") from None
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise CannotStart(f"{path.name}: expected `notebook: {{parameter: value}}`, found {content!r}")
-    for key, values in content.items():
-        if values is not None and not isinstance(values, dict):
-            raise CannotStart(f"{path.name}: {key}: expected `parameter: value` lines, found {values!r}")
-    return {str(key): dict(values or {}) for key, values in content.items()}
 
 
 def resolve(notebooks: list[Notebook], profile: Mapping[str, Mapping], overrides: Mapping) -> dict[str, dict]:

@@ -18,9 +18,9 @@ from pathlib import Path
 from cliniqure_utils.course.chain import fingerprint
 from cliniqure_utils.course.chain.execute import NotebookFailed, execute, kernel_created, stop_kernel
 from cliniqure_utils.course.chain.guards import run_folder_lock, stop_signals
-from cliniqure_utils.course.chain.parameters import find_name, read_profile, resolve
+from cliniqure_utils.course.chain.parameters import find_name, resolve
 from cliniqure_utils.course.chain.screen import print_line, short_path
-from cliniqure_utils.notebooks import Notebook, find_notebooks
+from cliniqure_utils.notebooks import Notebook, find_notebooks, read_profile
 from cliniqure_utils.project import REPOSITORY, CannotStart
 from cliniqure_utils.record import profile_and_seed, read_record
 from cliniqure_utils.runs import write_json
