@@ -174,7 +174,7 @@ def _only(what: str, n: int, beams: int) -> float:
 
 
 def trunk_costs(bench: Bench) -> dict[int, float]:
-    """CPU ms per film of ResNet-101: folded and channels last, beside itself as it is trained."""
+    """CPU ms per film of ResNet-101: fused and channels last, beside itself as it is trained."""
     extractor, plain = (cmn.PatchExtractor(cmn.build_extractor("resnet101")).eval() for _ in range(2))
     plain.model.load_state_dict(extractor.model.state_dict())
     plain.fuse = False
