@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from cliniqure_utils.course.grade.exercises import try_again, verdict
-from cliniqure_utils.course.grade.structure import answers, is_answered
+from cliniqure_utils.course.grade.integrity import answers, is_answered
 from cliniqure_utils.runs import STEPS
 from cliniqure_utils.vocabulary import BOX
 

@@ -22,14 +22,11 @@ from cliniqure_utils.course.grade import (
     read_reference,
     write_reference,
 )
-from cliniqure_utils.course.grade import (
-    run as grade_module,
-)
 from cliniqure_utils.course.grade.exercises import find_exercises, try_again, verdict
 from cliniqure_utils.course.grade.grading import check_record
+from cliniqure_utils.course.grade.integrity import answers, is_answered
 from cliniqure_utils.course.grade.recompute import same_text, shown_text
 from cliniqure_utils.course.grade.reference import check_reference
-from cliniqure_utils.course.grade.structure import answers, is_answered
 from cliniqure_utils.project import CannotStart
 
 PARAMETERS = 'run_dir = "../outputs/demo"  # here\nseed = 2024  # chance\n'
@@ -471,7 +468,7 @@ def test_a_reference_is_refused_from_too_little(course, tmp_path):
 @pytest.fixture
 def as_the_course(course, monkeypatch):
     """The command grades against the small course."""
-    monkeypatch.setattr(grade_module, "REPOSITORY", course[0].parent)
+    monkeypatch.setattr("cliniqure_utils.course.grade.run_folder.REPOSITORY", course[0].parent)
 
 
 def test_the_command_ends_with_0_1_and_2(course, run_folder, tmp_path, as_the_course, capsys):

@@ -8,10 +8,10 @@ What a grader cannot see: whether prediction files were made by the notebook tha
 were replaced together with their hashes. Only running the chain again tells.
 """
 
+from cliniqure_utils.course.grade.formats import as_json, as_junit, as_table
 from cliniqure_utils.course.grade.grading import Grade, grade_run, write_reference
-from cliniqure_utils.course.grade.output import as_json, as_junit, as_table
 from cliniqure_utils.course.grade.reference import make_reference, read_reference
-from cliniqure_utils.course.grade.run import Check, Run, open_run
+from cliniqure_utils.course.grade.run_folder import Check, Run, open_run
 
 __all__ = [
     "Check",

@@ -7,8 +7,8 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cliniqure_utils.course.grade.run import FAIL, NOTE, PASS, Check, Run, is_injected, joined
-from cliniqure_utils.course.grade.structure import answers, is_answered
+from cliniqure_utils.course.grade.integrity import answers, is_answered
+from cliniqure_utils.course.grade.run_folder import FAIL, NOTE, PASS, Check, Run, is_injected, joined
 from cliniqure_utils.notebooks import cell_source
 
 SOLVED, UNSOLVED, WRONG = "solved", "unsolved", "wrong"

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cliniqure_utils.course.grade.exercises import Exercise, check_exercises, find_exercises
-from cliniqure_utils.course.grade.own_checks import run_own_checks
-from cliniqure_utils.course.grade.recompute import STEP, recompute
-from cliniqure_utils.course.grade.reference import check_reference, make_reference, read_reference
-from cliniqure_utils.course.grade.run import FAIL, Check, Run
-from cliniqure_utils.course.grade.structure import (
+from cliniqure_utils.course.grade.integrity import (
     check_chain,
     check_executed,
     check_finished,
     check_outputs,
     check_parameters,
 )
+from cliniqure_utils.course.grade.own_checks import run_own_checks
+from cliniqure_utils.course.grade.recompute import STEP, recompute
+from cliniqure_utils.course.grade.reference import check_reference, make_reference, read_reference
+from cliniqure_utils.course.grade.run_folder import FAIL, Check, Run
 from cliniqure_utils.project import CannotStart
 
 

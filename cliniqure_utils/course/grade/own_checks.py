@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-from cliniqure_utils.course.grade.run import FAIL, PASS, Check, Run
+from cliniqure_utils.course.grade.run_folder import FAIL, PASS, Check, Run
 from cliniqure_utils.project import CannotStart
 
 

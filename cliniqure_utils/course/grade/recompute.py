@@ -15,8 +15,8 @@ from pathlib import Path
 from cliniqure_utils.course.chain import NotebookFailed
 from cliniqure_utils.course.chain.execute import execute
 from cliniqure_utils.course.compare import close
-from cliniqure_utils.course.grade.run import FAIL, PASS, Check, Run, is_injected, joined
-from cliniqure_utils.course.grade.structure import usable_parameters
+from cliniqure_utils.course.grade.integrity import usable_parameters
+from cliniqure_utils.course.grade.run_folder import FAIL, PASS, Check, Run, is_injected, joined
 from cliniqure_utils.project import CannotStart
 from cliniqure_utils.record import parameters_of
 

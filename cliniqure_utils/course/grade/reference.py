@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from cliniqure_utils.course.grade.run import FAIL, NOTE, PASS, Check, Run, show_values
+from cliniqure_utils.course.grade.run_folder import FAIL, NOTE, PASS, Check, Run, show_values
 from cliniqure_utils.project import CannotStart
 from cliniqure_utils.runs import write_json
 

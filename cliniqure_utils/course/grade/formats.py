@@ -5,7 +5,7 @@ from collections import Counter
 from xml.etree import ElementTree
 
 from cliniqure_utils.course.grade.grading import Grade
-from cliniqure_utils.course.grade.run import FAIL, NOTE
+from cliniqure_utils.course.grade.run_folder import FAIL, NOTE
 
 MARKS = {"fail": "FAIL", "note": "note"}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cliniqure_utils.course.chain import fingerprint
 from cliniqure_utils.course.chain.parameters import coerce, resolve
-from cliniqure_utils.course.grade.run import FAIL, NOTE, PASS, Check, Run, is_injected, show_values
+from cliniqure_utils.course.grade.run_folder import FAIL, NOTE, PASS, Check, Run, is_injected, show_values
 from cliniqure_utils.notebooks import Notebook, cell_source, parse_parameters, read_profile
 from cliniqure_utils.project import CannotStart
 from cliniqure_utils.record import parameters_of
