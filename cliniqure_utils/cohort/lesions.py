@@ -25,7 +25,7 @@ class Lesion:
     """One outlined thing.
 
     Attributes:
-        finding: Name as in vindr.FINDINGS.
+        finding: One of `vocabulary.FINDINGS`.
         slices: The part of the volume it lies in.
         change: float32 on `slices`, density added (negative: taken away).
         outline: float32 on `slices`: what a reader outlines, where that is not simply the changed tissue.

@@ -302,7 +302,7 @@ def write_report(findings: list[dict], rng: np.random.Generator) -> dict[str, st
     """Findings and impression of one film.
 
     Args:
-        findings: True boxes as `film.Film.findings` holds them (class_name, side, zone, extent, kind). Empty: a normal
+        findings: True boxes as `patient.Film.findings` holds them (class_name, side, zone, extent, kind). Empty: a normal
             film.
         rng: Generator of this film's report.
 

@@ -17,7 +17,7 @@ def mean_box_baseline(
     Boxes are averaged as shares of their image, so that films of different sizes count alike.
 
     Args:
-        train_boxes: Boxes of the training images, see the module. "No finding" rows are no boxes.
+        train_boxes: Boxes of the training images, as in `detection`. "No finding" rows are no boxes.
         image_sizes: image_id -> (width, height) in pixels of the images to predict.
         train_sizes: The same for all training images, those without a box included: their number is what prevalence
             is a share of. None: the training images are those that train_boxes names, their sizes are in image_sizes

@@ -36,7 +36,7 @@ def box_overlap(
     The paper prints IoU .75 and Dice .76 without a definition (notes, row 13).
 
     Args:
-        references: Boxes, see the module.
+        references: Boxes, as in `detection`.
         predictions: Boxes that are meant as answers: apply the score threshold first. `score` orders the matching of
             "matched" and may be missing.
         image_ids: Every evaluated image once.

@@ -4,18 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliniqure_utils.annotations import BadAnnotations, boxes_per_class, label_matrix, read_global_labels, reader_labels
-from cliniqure_utils.vocabulary import BOX, CLASSES
-
-
-def test_a_merged_box_with_two_names_becomes_two_training_boxes():
-    whole = [0.0, 0.0, 40.0, 80.0]
-    merged = pd.DataFrame([[10.0, 20.0, 20.0, 60.0], whole, whole], columns=BOX)
-    merged = merged.assign(image_id=["a", "a", "b"], class_labels=[[4, 8], [3], [14]])
-    boxes = boxes_per_class(merged)
-    assert boxes.class_name.tolist() == ["Consolidation", "Nodule/Mass", "Cardiomegaly"]
-    assert set(boxes.image_id) == {"a"}, "a No finding film must give no box"
-
+from cliniqure_utils.annotations import BadAnnotations, label_matrix, read_global_labels, reader_labels
+from cliniqure_utils.vocabulary import CLASSES
 
 READINGS = pd.DataFrame(
     [("a", "R1", 3), ("a", "R1", 3), ("a", "R2", 3), ("a", "R3", 0), ("b", "R1", 14), ("b", "R2", 14), ("b", "R3", 8),

@@ -8,9 +8,7 @@ from cliniqure_utils.annotations import (
     fuse_reader_boxes,
     iou_matrix,
     merge_reader_boxes,
-    rescale_boxes,
 )
-from cliniqure_utils.annotations.boxes import pairs_within_groups
 from cliniqure_utils.annotations.merging import COUNTING_RULES, DUPLICATES, RULES
 from cliniqure_utils.vocabulary import BOX, CLASSES
 
@@ -22,19 +20,6 @@ def make(rows):
     table = pd.DataFrame([(*r, "R1")[:7] if len(r) == 6 else r for r in rows],
                          columns=["image_id", "class_id", *BOX, "rad_id"])  # fmt: skip
     return table.assign(class_name=[CLASSES[c] for c in table.class_id])
-
-
-def test_iou_by_hand():
-    found = iou_matrix([[0, 0, 10, 10]], [[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [10, 0, 20, 10]])
-    np.testing.assert_allclose(found, [[1, 1 / 3, 0, 0]])
-    assert iou_matrix(np.zeros((0, 4)), [[0, 0, 1, 1]]).shape == (0, 1)
-
-
-def test_rescale_there_and_back():
-    moved = rescale_boxes([[30, 40, 34, 44], [np.nan] * 4], (144, 180), (224, 224))
-    np.testing.assert_allclose(moved[0], [46.67, 49.78, 52.89, 54.76], atol=0.01)
-    assert np.isnan(moved[1]).all()
-    np.testing.assert_allclose(rescale_boxes(moved, (224, 224), (144, 180))[0], [30, 40, 34, 44])
 
 
 def test_table_2_of_the_paper(vindr):
@@ -288,16 +273,6 @@ def test_a_box_alone_stays_as_it_was_drawn(rule):
     )
     assert fused[["class_name", *BOX]].to_numpy().tolist() == [["Nodule/Mass", 0.1, 0.2, 0.3, 0.7]]
     assert fused.score.tolist() == [1.0 if rule == "paper" else 0.5], "a reader who wrote 'No finding' is a reader"
-
-
-def test_pairs_within_groups_equal_the_matrix():
-    first, second = random_annotations(1), random_annotations(2, 90)
-    group = [table.class_id.to_numpy() for table in (first, second)]
-    i, j, iou = pairs_within_groups(first[BOX].to_numpy(), group[0], second[BOX].to_numpy(), group[1])
-    matrix = iou_matrix(first[BOX], second[BOX])
-    wanted = np.argwhere(group[0][:, None] == group[1])
-    assert sorted(zip(i, j, strict=True)) == sorted(map(tuple, wanted)) and (np.diff(i) >= 0).all()
-    np.testing.assert_array_equal(iou, matrix[i, j])
 
 
 def test_boxes_per_film_of_every_rule_agree_with_independent_counts(vindr):
