@@ -95,10 +95,10 @@ def predict(
                     echo(f"not read: {reason}")
                 else:
                     films.append((path, film))
-            evidence = [evidence_of(film, settings, texts.get(film["image_id"], symptoms)) for _, film in films]
-            prose = writer.write(evidence) if writer and films else [(None, 0)] * len(films)
-            for (path, film), known, (text, left_out) in zip(films, evidence, prose, strict=True):
-                report = build_report(film, known, settings, text, left_out)
+            grounds = [evidence_of(film, settings, texts.get(film["image_id"], symptoms)) for _, film in films]
+            prose = writer.write(grounds) if writer and films else [(None, 0)] * len(films)
+            for (path, film), evidence, (text, left_out) in zip(films, grounds, prose, strict=True):
+                report = build_report(film, evidence, settings, text, left_out)
                 rows.append(write_film(report, film, names[path], out_dir))
                 echo(f"{path.name}: {', '.join(rows[-1]['findings']) or 'no finding'}")
     write_index(out_dir, rows, rejected, settings, writer is not None)

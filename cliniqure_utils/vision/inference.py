@@ -41,7 +41,7 @@ def predict_boxes(
     progress: bool = True,
     flip: bool = False,
 ) -> pd.DataFrame:
-    """Detect on every film of a FilmDataset, without augmentation.
+    """Detect on every film of a FilmDataset or of FilmsInMemory, without augmentation.
 
     Args:
         sizes: image_id -> (width, height) in DICOM pixels (`annotations.film_sizes`).
@@ -116,7 +116,7 @@ def fuse_views(views: Sequence[dict[str, torch.Tensor]], size: float, iou_thresh
 def predict_probabilities(
     model: nn.Module, dataset, device: str = "cpu", batch_size: int = 32, progress: bool = True
 ) -> np.ndarray:
-    """Sigmoid probabilities (n_films, 15), order of CLASSES, for every film of a FilmDataset, without augmentation."""
+    """Sigmoid probabilities (n_films, 15), order of CLASSES, of a FilmDataset or of FilmsInMemory, not augmented."""
     model.to(device).eval()
     batches = range(0, len(dataset), batch_size)
     probabilities = []
