@@ -81,8 +81,14 @@ def imported_names(repository, folder: str) -> set[str]:
     return found - set(sys.stdlib_module_names) - beside - {"cliniqure_utils"} - OPTIONAL
 
 
+@pytest.fixture(scope="module")
+def owners() -> dict[str, list[str]]:
+    """Import name -> the distributions that bring it."""
+    return importlib.metadata.packages_distributions()
+
+
 @pytest.mark.parametrize("folder", ["cliniqure_utils", "notebooks", "tests"])
-def test_what_is_imported_is_asked_for_by_name(repository, folder):
+def test_what_is_imported_is_asked_for_by_name(repository, folder, owners):
     """Not only brought along by another package, which may drop it."""
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = list(project["dependencies"])
@@ -90,7 +96,6 @@ def test_what_is_imported_is_asked_for_by_name(repository, folder):
         lines += project["optional-dependencies"]["dev"]
     asked = {doctor.normalise(Requirement(line).name) for line in lines}
     asked |= {doctor.normalise(name) for line in lines for name in EXTRAS.get(line, ())}
-    owners = importlib.metadata.packages_distributions()
     missing = {
         name: owners.get(name)
         for name in imported_names(repository, folder)
