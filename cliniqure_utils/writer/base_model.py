@@ -147,6 +147,7 @@ def ensure_padding(model: nn.Module, tokenizer) -> str:
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer))
+    tokenizer.padding_side = "right"  # of training batches; some models come with "left"
     model.config.pad_token_id = tokenizer.pad_token_id
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id

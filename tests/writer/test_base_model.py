@@ -38,12 +38,12 @@ def test_padding_is_added_only_where_it_is_missing_and_embeddings_never_shrink(b
     wide = OPTForCausalLM(OPTConfig(vocab_size=len(tokenizer) + 7, **small))
     note = base_model.ensure_padding(wide, tokenizer)
     assert wide.get_input_embeddings().weight.shape[0] == len(tokenizer) + 7 and "already there" in note
-    tokenizer.pad_token = None
+    tokenizer.pad_token, tokenizer.padding_side = None, "left"
     narrow = OPTForCausalLM(OPTConfig(vocab_size=len(tokenizer), **small))
     tokenizer.add_tokens(["<extra>"])
     base_model.ensure_padding(narrow, tokenizer)
     assert narrow.get_input_embeddings().weight.shape[0] == len(tokenizer)
-    assert tokenizer.pad_token != tokenizer.eos_token
+    assert tokenizer.pad_token != tokenizer.eos_token and tokenizer.padding_side == "right"
 
 
 def test_a_model_made_on_first_use_leaves_the_random_numbers_after_it_alone(models_dir, monkeypatch):
