@@ -9,6 +9,7 @@ import pytest
 
 from cliniqure_utils import cohort
 from cliniqure_utils.annotations import read_annotations, read_global_labels
+from cliniqure_utils.cohort import anatomy as anatomy_module
 from cliniqure_utils.cohort import making
 from cliniqure_utils.cohort.anatomy import ensure_anatomy
 from cliniqure_utils.dicom import read_header
@@ -160,7 +161,8 @@ def test_physionet_layout_holds_the_same_readings(made, make, tmp_path):
         cohort.ensure_cohort(tmp_path / "x", layout="nih")
 
 
-def test_the_phantom_makes_a_cohort_of_its_own(tmp_path, made):
+def test_the_phantom_makes_a_cohort_of_its_own(tmp_path, phantom, monkeypatch):
+    monkeypatch.setattr(anatomy_module, "anatomy_from_phantom", lambda: phantom)  # the coarse one: seconds less
     settings = cohort.ensure_cohort(tmp_path / "phantom", 3, 64, 5, 1, tmp_path / "anatomy", anatomy="phantom")
     assert settings["anatomy"] == "phantom" and (tmp_path / "anatomy" / "phantom.npz").is_file()
     assert len(list((tmp_path / "phantom" / "train").glob("*.dicom"))) == len(cohort.image_ids(5, 3))
