@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cliniqure_utils.process import THREADS, resolve_device
+from cliniqure_utils.process import THREADS, resolve_device, usable_cores
 from cliniqure_utils.project import REPOSITORY
 
 INSTALL_STEP = "pip install -c constraints.txt -e '.[dev]'"
@@ -110,7 +110,9 @@ def examine(repository: Path = REPOSITORY) -> tuple[list[str], bool]:
     lines.append(f"Disk      {free:.1f} GB free")
     if free < NEEDED_DISK:
         problems.append(f"{free:.1f} GB of disk are free; the demo run needs about {NEEDED_DISK} GB")
-    lines.append(f"Processor {psutil.cpu_count(logical=False)} cores, {psutil.cpu_count()} threads")
+    lines.append(
+        f"Processor {psutil.cpu_count(logical=False)} cores; threads: {usable_cores()} of {psutil.cpu_count()}"
+    )
 
     threads = {name: os.environ[name] for name in ("OMP_NUM_THREADS", *THREADS) if name in os.environ}
     if threads:

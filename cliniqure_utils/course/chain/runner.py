@@ -19,7 +19,7 @@ from cliniqure_utils.course.chain import fingerprint
 from cliniqure_utils.course.chain.execute import NotebookFailed, execute, kernel_created, stop_kernel
 from cliniqure_utils.course.chain.guards import run_folder_lock, stop_signals
 from cliniqure_utils.course.chain.parameters import find_name, resolve
-from cliniqure_utils.course.chain.screen import print_line, short_path
+from cliniqure_utils.course.chain.screen import closing_lines, print_line, short_path
 from cliniqure_utils.notebooks import Notebook, find_notebooks, read_profile
 from cliniqure_utils.project import REPOSITORY, CannotStart
 from cliniqure_utils.record import profile_and_seed, read_record
@@ -285,7 +285,9 @@ class _Chain:
         status = "done" if all(entries.get(name, {}).get("status") == "done" for name in self.names) else "partial"
         if ran or self.record.get("status") != status:
             self._save(status=status, seconds=seconds)
-        for line in _closing(self, ran, seconds):
+        for line in closing_lines(
+            self.run_dir, entries, f"{ran} of {len(self.chosen)} notebooks ran in {seconds:.0f} s."
+        ):
             echo(line)
         return self.record
 
@@ -416,22 +418,3 @@ def _listed(parts: list[str]) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _closing(chain: _Chain, ran: int, seconds: float) -> list[str]:
-    """Times, and where to look."""
-    lines = ["", f"{ran} of {len(chain.chosen)} notebooks ran in {seconds:.0f} s."]
-    for name, entry in chain.record["notebooks"].items():
-        memory = entry.get("peak_memory_mb") or 0
-        lines.append(f"  {name:<20} {entry['status']:<12} {entry.get('seconds') or 0:7.1f} s {memory:7.0f} MB")
-    lines.append(f"Executed notebooks: {short_path(chain.run_dir / 'notebooks')}")
-    evaluation = chain.run_dir / "07_evaluate"
-    if (evaluation / "report.html").is_file():
-        lines.append(f"Report:             {short_path(evaluation / 'report.html')}")
-    if (evaluation / "metrics.json").is_file():
-        metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
-        table = {key.split("/", 1)[1]: value for key, value in metrics.items() if key.startswith("table7/")}
-        lines += ["Table 7 of the paper, this run:"] if table else []
-        for key, value in table.items():
-            lines.append(f"  {key:<28} {value:.3f}" if isinstance(value, float) else f"  {key:<28} {value}")
-    return lines

@@ -1,10 +1,12 @@
 """What a run shows: its lines and paths, and what the cells of a notebook print."""
 
+import json
 import logging
 import os
 import re
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -33,6 +35,29 @@ def short_path(path: Path) -> str:
     """Relative to the caller's folder when it is below it."""
     here = Path.cwd()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.as_posix()
+
+
+def closing_lines(run_dir: Path, entries: Mapping[str, Mapping], first: str) -> list[str]:
+    """The end of a run: what `first` says, time and memory of each notebook, where to look, and table 7.
+
+    Args:
+        entries: notebook -> its entry in run.json.
+    """
+    lines = ["", first]
+    for name, entry in entries.items():
+        memory = entry.get("peak_memory_mb") or 0
+        lines.append(f"  {name:<20} {entry['status']:<12} {entry.get('seconds') or 0:7.1f} s {memory:7.0f} MB")
+    lines.append(f"Executed notebooks: {short_path(run_dir / 'notebooks')}")
+    evaluation = run_dir / "07_evaluate"
+    if (evaluation / "report.html").is_file():
+        lines.append(f"Report:             {short_path(evaluation / 'report.html')}")
+    if (evaluation / "metrics.json").is_file():
+        metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+        table = {key.split("/", 1)[1]: value for key, value in metrics.items() if key.startswith("table7/")}
+        lines += ["Table 7 of the paper, this run:"] if table else []
+        for key, value in table.items():
+            lines.append(f"  {key:<28} {value:.3f}" if isinstance(value, float) else f"  {key:<28} {value}")
+    return lines
 
 
 class cell_output_on_screen:
