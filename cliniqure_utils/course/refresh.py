@@ -6,6 +6,7 @@ bars, no warnings, no widget state, no timing metadata, no path of a machine, sm
 
 import base64
 import copy
+import hashlib
 import io
 import json
 import re
@@ -80,13 +81,19 @@ def fill(committed: dict, executed: dict, name: str) -> dict:
         cell["metadata"] = {"tags": tags} if tags else {}
         if cell["cell_type"] != "code":
             cell.pop("attachments", None)
-    result["metadata"] = copy.deepcopy(KERNEL)
+    result["metadata"] = copy.deepcopy(KERNEL) | {"cliniqure": {"outputs_of": code_digest(result)}}
     for where, text in output_texts(result):
         found = private_path(text)
         if found:
             raise CannotStart(f"{name}, {where}: an output names a folder of this machine: {found}")
     _squeeze(result, name)
     return result
+
+
+def code_digest(notebook: dict) -> str:
+    """sha256 of a notebook's code cells; beside its outputs it tells whether they are still those of its code."""
+    code = [cell_source(cell) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()
 
 
 def clean_outputs(outputs: list[dict], count: int, name: str) -> list[dict]:

@@ -9,6 +9,7 @@ folder. The tests start it in the background and look at what it left (conftest.
 
 import json
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -24,8 +25,9 @@ from cliniqure_utils.runs import STEPS
 pytestmark = [pytest.mark.chain, pytest.mark.timeout(900)]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FINITE = ()
 LAYOUT = {"paper": "kaggle", "beyond": "physionet"}
+# Shares of what a few films and an untrained model may not have: boxes above the threshold, findings named or denied.
+MAY_BE_MISSING = re.compile(r"(wrong_side|hallucination|iou|dice|iou_matched|dice_matched)$")
 
 # All that differs from the profiles, and why.
 STAND_INS = {  # what is downloaded
@@ -170,7 +172,8 @@ def check_numbers(run) -> None:
     metrics = {}
     for name in STEPS:
         metrics |= json.loads((run.run_dir / name / "metrics.json").read_text())
-    assert not [name for name in FINITE if not math.isfinite(metrics[name])]
+    missing = [name for name, value in metrics.items() if value is None or not math.isfinite(value)]
+    assert not [name for name in missing if not MAY_BE_MISSING.search(name)]
     for name in ("02_detect", "03_classify", "04_crude_report", "05_finetune_llm"):
         history = pd.read_csv(run.run_dir / name / "history.csv")
         assert len(history) and np.isfinite(history.loss.dropna()).all() and history.loss.notna().any(), name
