@@ -117,7 +117,9 @@ def test_what_cannot_start_is_2_in_one_line(films, run_dir, tmp_path, capsys):
     assert "there is no run folder" in said(one, run=tmp_path / "nowhere")
     assert "run notebooks/02_detect.ipynb first" in said(one, run=tmp_path / "empty")
     assert "run notebooks/03_classify.ipynb first" in said(one, "--no-llm", run=broken)
-    assert "adapter/causal_lm is missing: run notebooks/05_finetune_llm.ipynb first; or give --no-llm" in said(one, run=needs_adapter)
+    assert "adapter/causal_lm is missing: run notebooks/05_finetune_llm.ipynb first; or give --no-llm" in said(
+        one, run=needs_adapter
+    )
     assert "is a file; expected a folder" in said(one, out=tmp_path / "file")
     assert "is one of the folders with films" in said(films, out=films)
     assert "expected columns image_id and symptoms, found name, text" in said(
