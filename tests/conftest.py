@@ -163,10 +163,11 @@ class Background:
                     cwd=run.folder, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 )  # fmt: skip
                 self.processes.append(process)
-            run.returncode = process.wait()
+            code = process.wait()
+            run.returncode = None if self.stopping.is_set() else code
 
     def stop(self) -> None:
-        """End what still runs, kernels included; keep the folder when a run failed."""
+        """End what still runs, kernels included; the folder stays when a run failed."""
         import psutil
 
         with self.lock:
