@@ -134,7 +134,7 @@ def cohen(one, two):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_both_tables_equal_slow_ones_in_any_row_order(seed):
-    table, trio = random_annotations(seed, n=150, n_films=20), ("R1", "R2", "R3")
+    table, trio = random_annotations(seed, n=90, n_films=12), ("R1", "R2", "R3")
     films = table.groupby("image_id").rad_id.nunique()
     films = films.index[films == 3]
     chosen = table[table.image_id.isin(films)]
