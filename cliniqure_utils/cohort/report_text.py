@@ -302,8 +302,8 @@ def write_report(findings: list[dict], rng: np.random.Generator) -> dict[str, st
     """Findings and impression of one film.
 
     Args:
-        findings: True boxes as `patient.Film.findings` holds them (class_name, side, zone, extent, kind). Empty: a normal
-            film.
+        findings: True boxes as `patient.Film.findings` holds them (class_name, side, zone, extent, kind). Empty: a
+            normal film.
         rng: Generator of this film's report.
 
     Returns:
