@@ -49,11 +49,13 @@ def tracked_files():
 
 
 def texts(path):
-    """Text of a file; of a notebook its sources and text outputs."""
+    """Text of a file; of a notebook its sources and text outputs. JSON sentences do not run together."""
     raw = path.read_bytes()
     if raw.startswith(b"\x1f\x8b"):
         raw = gzip.decompress(raw)
     text = raw.decode("utf-8", errors="replace")
+    if path.suffix == ".json":
+        return re.sub(r'"(?:[^"\\]|\\.)*"', lambda found: found[0] + " endoftext" * (found[0].count(" ") > 3), text)
     if path.suffix != ".ipynb":
         return text
     parts = []
@@ -144,6 +146,15 @@ def test_the_search_for_sentences_finds_planted_ones(indiana_sections, indiana_r
     output = {"output_type": "stream", "name": "stdout", "text": [f"Report: {planted.upper()}.\n"]}
     file.write_text(json.dumps({"cells": [{"cell_type": "code", "source": ["1"], "outputs": [output]}]}))
     assert runs(texts(file)) & indiana_runs
+    half = len(planted.split()) // 2
+    listed = tmp_path / "x.json"
+    for said, found in (
+        ([f"before {planted} after"], True),
+        (planted.split(), True),
+        ([f"a b c d {' '.join(planted.split()[:half])}", " ".join(planted.split()[half:])], False),
+    ):
+        listed.write_text(json.dumps(said, indent=1))
+        assert bool(runs(texts(listed)) & indiana_runs) == found
     assert runs("the quick brown fox jumps over the lazy dog").isdisjoint(indiana_runs)
 
 
