@@ -4,8 +4,6 @@ import contextlib
 import copy
 import hashlib
 import json
-import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -202,33 +200,10 @@ def test_close():
 
 
 @pytest.mark.chain
-@pytest.mark.timeout(600)
-def test_one_seed_on_one_machine_gives_identical_numbers(tmp_path, anatomy_dir, run_environment):
-    """The smoke detector, trained twice on the same films: training is where chance could enter."""
-    command = [sys.executable, "-m", "cliniqure_utils.cli", "run", "--profile", "smoke", "--set"]
-    command += ["02_detect.max_train_images=8", "--until", "02", "--run-dir"]
-
-    def run(name):
-        result = subprocess.run([*command, name], cwd=tmp_path, env=run_environment, capture_output=True, text=True)
-        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-
-    run("a")
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    (tmp_path / "b" / "02_detect" / "metrics.json").unlink()  # so that the second notebook, and only it, runs again
-    run("b")
-    comparison = compare_runs(tmp_path / "a", tmp_path / "b")
-    assert comparison.same and comparison.differences == [] and comparison.tolerance == 0
-    assert list(comparison.counts) == ["01_preprocess", "02_detect"] and comparison.counts["02_detect"] > 5
-    starts = [
-        json.loads((tmp_path / name / "run.json").read_text())["notebooks"]["02_detect"]["start"] for name in "ab"
-    ]
-    assert starts[0] < starts[1]
-
-
-@pytest.mark.chain
 @pytest.mark.timeout(900)
 def test_a_chain_that_is_killed_three_times_ends_with_the_same_numbers(tmp_path, anatomy_dir, run_environment):
-    """kill -9 of the chain, at a random moment of each of the first three notebooks; the kernel is left to itself."""
+    """kill -9 of the chain in each of the first three notebooks; the kernel is left to itself. Training is where chance
+    could enter: one seed on one machine gives identical numbers, with and without a stop."""
     command = [sys.executable, "-m", "cliniqure_utils.cli", "run", "--profile", "smoke", "--until", "03", "--run-dir"]
     options = {"cwd": tmp_path, "env": run_environment, "text": True}
 
@@ -243,7 +218,7 @@ def test_a_chain_that_is_killed_three_times_ends_with_the_same_numbers(tmp_path,
             return {}
 
     run("whole")
-    moments = [random.random() * 0.8 for _ in range(3)]  # other ones each time
+    moments = 0.3, 0.6, 0.45  # of the time that the notebook took
     for step, moment in zip(("01_preprocess", "02_detect", "03_classify"), moments, strict=True):
         process = subprocess.Popen(
             [*command, "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
@@ -260,5 +235,5 @@ def test_a_chain_that_is_killed_three_times_ends_with_the_same_numbers(tmp_path,
         assert status("killed", step)["status"] == "running"
     run("killed")
     comparison = compare_runs(tmp_path / "whole", tmp_path / "killed")
-    assert comparison.differences == [] and comparison.same, moments
-    assert len(comparison.counts) == 3
+    assert comparison.differences == [] and comparison.same and comparison.tolerance == 0
+    assert len(comparison.counts) == 3 and comparison.counts["02_detect"] > 5
