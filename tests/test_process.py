@@ -15,11 +15,13 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc
 PAGES = """
 import resource
 import numpy as np
-import cliniqure_utils
+import cliniqure_utils.process
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
+if {asked}:
+    cliniqure_utils.process.keep_freed_memory()
 for _ in range(2):
     np.full(2**23, 1.5)
 before = faults()
@@ -29,10 +31,14 @@ print(faults() - before)
 """
 
 
-def fresh_pages(**variables: str) -> int:
+def fresh_pages(asked: bool = True, **variables: str) -> int:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
     ended = subprocess.run(
-        [sys.executable, "-c", PAGES], env=kept | variables, capture_output=True, text=True, check=True
+        [sys.executable, "-c", PAGES.format(asked=asked)],
+        env=kept | variables,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return int(ended.stdout)
 
@@ -43,8 +49,12 @@ def test_freed_memory_is_used_again():
 
 
 @glibc
+def test_an_import_alone_changes_nothing():
+    assert fresh_pages(asked=False) > 20 * 16384 / 512  # numpy asks for huge pages where the system has them
+
+
+@glibc
 def test_a_choice_of_the_user_stays():
-    # numpy asks for huge pages of 512 small ones where the system has them.
     assert fresh_pages(MALLOC_MMAP_THRESHOLD_="1000000") > 20 * 16384 / 512
     assert fresh_pages(GLIBC_TUNABLES="glibc.malloc.mmap_threshold=1000000") > 20 * 16384 / 512
 
