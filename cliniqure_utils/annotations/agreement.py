@@ -1,11 +1,11 @@
-"""How far readers agree with each other, and which rule of fusing two readers predicts the third best.
+"""How far readers agree with each other, and which way of fusing two readers' boxes best predicts the third reader's.
 
 The questions behind notebook 01's merging lab. Boxes are rows of `annotations.read_annotations`: the real readers of
 VinDr-CXR, or the simulated ones of the demo cohort (reader_annotations.csv), through the same functions.
 
 Boxes are matched within one film and class, one to one, in order of falling IoU: of all pairs left, the pair that
 overlaps most is taken first. Unlike the matching of a detector (`metrics.detection`) this needs no scores, which
-readers do not give, and treats both sides alike. Where pairs are equal the coordinates decide, never the order of rows.
+readers do not give, and treats both sides alike. Ties are broken by the coordinates, never by the order of rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +69,7 @@ def match_boxes(references: pd.DataFrame, predictions: pd.DataFrame, iou: float 
 
     taken = []
     while len(p):
-        # The best pair left of both its boxes is certain: in sorted order, the first one that names either.
+        # Pairs are sorted, best first: a pair is final when it is the first one left for both of its boxes.
         best = np.zeros((2, len(p)), bool)
         for side, places in zip(best, (p, r), strict=True):
             side[np.unique(places, return_index=True)[1]] = True
@@ -94,7 +94,7 @@ def leave_one_out(
 ) -> pd.DataFrame:
     """Fuse the boxes of all readers but one, score them against the boxes of that one, for each reader in turn.
 
-    Hits, fused boxes and the left-out readers' boxes are added over the turns before dividing.
+    The counts of hits, fused boxes and left-out boxes are added up over all turns before the ratios are taken.
 
     Args:
         annotations: As `annotations.read_annotations` returns them; rows of other readers and films are ignored.
@@ -143,14 +143,14 @@ def reader_ceiling(
     iou: float = 0.4,
     image_ids: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Every reader against every other: the agreement of people, beyond which a model's score means little.
+    """Score every reader against every other: the agreement between people, above which a model's score means little.
 
     Args:
         annotations, readers, iou, image_ids: As in `leave_one_out`.
 
     Returns:
         One row per pair of readers: reader, reference; precision, recall, f1, macro_f1, iou of the reader's boxes
-        against those of the reference (precision and recall change places when the two do, the rest stays); n_images
+        against those of the reference (swapping the two swaps precision and recall, the rest stays); n_images
         with a finding of any of `readers`. Then labels, film by film, over the 14 findings: label_f1 (micro),
         label_macro_f1, label_kappa (mean over classes of Cohen's kappa; classes that neither names are left out of both
         means); n_label_images, all films that `readers` have read. Numbers in [0, 1], kappa in [-1, 1]; NaN without a
@@ -196,7 +196,7 @@ def _films(annotations: pd.DataFrame, readers: Sequence[str], image_ids: Sequenc
 
 
 def _counts(references: pd.DataFrame, predictions: pd.DataFrame, iou: float) -> np.ndarray:
-    """(4, 14): per class the hits, predicted boxes, reference boxes, and the sum of IoU over hits."""
+    """float (4, 14): per class the hits, predicted boxes, reference boxes, and the sum of IoU over hits."""
     pairs = match_boxes(references, predictions, iou)
     columns = (pairs.class_id, predictions.class_id, references.class_id, pairs.class_id)
     weights = (None, None, None, pairs.iou)

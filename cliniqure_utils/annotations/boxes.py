@@ -1,4 +1,4 @@
-"""Boxes: overlap, and moving them from one frame of pixels to another."""
+"""Arithmetic of boxes: their overlap, and moving them from one frame of pixels to another."""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ def pairs_within_groups(
         first_group, second_group: Their groups, int (n,) and (m,).
 
     Returns:
-        Places in `first`, places in `second` and IoU in [0, 1], each (number of pairs,); the places in `first` rise.
+        Row numbers in `first` (ascending), row numbers in `second`, and IoU in [0, 1], each (number of pairs,).
     """
     first, second = np.asarray(first, float).reshape(-1, 4), np.asarray(second, float).reshape(-1, 4)
     order = np.argsort(second_group, kind="stable")

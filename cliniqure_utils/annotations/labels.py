@@ -1,4 +1,4 @@
-"""Labels of whole films: PhysioNet's files, what readers make of a film, and the 0/1 matrix."""
+"""Labels of whole films: PhysioNet's files of labels, labels from readers' rows, and the 0/1 matrix."""
 
 import ast
 from collections.abc import Sequence
@@ -70,13 +70,13 @@ def global_labels_per_film(table: pd.DataFrame, rule: str = "majority") -> pd.Da
     """One row of labels per film, from one row per film and reader.
 
     These labels stand beside the boxes: a film of which a reader says "Pneumonia" but draws nothing has no finding
-    among the boxes, and is still no normal film.
+    among the boxes, and yet is not a normal film.
 
     Args:
         table: As `read_global_labels` returns it. A row per film (PhysioNet's test set) comes out as it is.
         rule: A label holds where "any" reader names it, where a "majority" does (more than half, so not one of two), or
-            in "consensus" (all do). "No finding" holds where it has these votes itself, under "any" all of them, and
-            never beside another label: a film on which the readers name different things has no majority for anything.
+            in "consensus" (all do). "No finding" needs the same share of votes (under "any" all of them) and never
+            holds beside another label. A film on which all readers name different things may thus have no label at all.
 
     Returns:
         DataFrame with index image_id in order of appearance and one column per label (0/1), int. A reader whose cell is
@@ -106,7 +106,7 @@ def global_labels_per_film(table: pd.DataFrame, rule: str = "majority") -> pd.Da
 
 
 def label_matrix(annotations: pd.DataFrame, image_ids: Sequence[str]) -> pd.DataFrame:
-    """Who has what: a 0/1 table of films and classes.
+    """A 0/1 table of films (rows) and classes (columns), from rows of annotations.
 
     Args:
         annotations: Reader rows (class_id), merged rows (class_labels, lists or their text) or truth rows (class_id).
@@ -141,7 +141,7 @@ def label_matrix(annotations: pd.DataFrame, image_ids: Sequence[str]) -> pd.Data
 def reader_labels(
     readings: pd.DataFrame, image_ids: Sequence[str], rule: str = "any", n_readers: int | None = None
 ) -> pd.DataFrame:
-    """Labels of whole films from what each reader marked.
+    """Labels of whole films from the findings that each reader marked.
 
     Args:
         readings: Reader rows: image_id, rad_id, class_id (14 is "No finding"), one per reader and finding.

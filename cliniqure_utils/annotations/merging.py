@@ -265,7 +265,7 @@ def _suppressed(corners, group, reader, threshold):
 
 def _weighted_fusion(corners, group, reader, threshold):
     """As `_hulls`, by the library, which averages in single precision: about 0.0002 pixels on a film 3000 wide."""
-    # Two boxes alone in their group, the commonest case, overlap (else they would not be here): their mean, at once.
+    # Most groups hold just two boxes. Those overlap, or they would not be here, so the result is their mean.
     _, place, n = np.unique(group, return_inverse=True, return_counts=True)
     two = n[place] == 2
     pairs, owners = corners[two].reshape(-1, 2, 4), reader[two].reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Readers' boxes: Kaggle's and PhysioNet's layout, and the copy inside torchxrayvision."""
+"""Reading readers' boxes: Kaggle's layout, PhysioNet's layout, and the copy inside torchxrayvision."""
 
 import ast
 import importlib.util
@@ -195,7 +195,7 @@ def _readers(cells: pd.DataFrame) -> ExtensionArray:
 
 
 def _corners(cells: pd.DataFrame, normal: np.ndarray, reject: Reject) -> np.ndarray:
-    """Coordinates (n, 4), NaN for "No finding"; what is no box is rejected."""
+    """Coordinates (n, 4), NaN for "No finding"; rows of findings without a valid box are rejected."""
     corners = np.full((len(normal), 4), np.nan)  # some files hold 0, 0, 1, 1 for "No finding"
     found = np.flatnonzero(~normal)
     for k, name in enumerate(BOX):
@@ -205,7 +205,7 @@ def _corners(cells: pd.DataFrame, normal: np.ndarray, reject: Reject) -> np.ndar
             where,
             lambda rows, name=name: [f"{name} is not a number: {v.strip()!r}" for v in cells[name].iloc[rows]],
         )
-    corners += 0.0  # no minus zero, which is equal to zero but written otherwise
+    corners += 0.0  # turns -0.0 into 0.0, which is equal to it but written differently
     reject(~normal & np.isnan(corners).any(axis=1), "a finding without four coordinates")
     reject(~normal & np.isinf(corners).any(axis=1), "a coordinate is not finite")
     reject(~normal & (corners[:, 2:] < corners[:, :2]).any(axis=1), "the box is inside out")

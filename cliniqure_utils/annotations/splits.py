@@ -1,4 +1,4 @@
-"""Training, validation and test set."""
+"""Dividing films into training, validation and test set, patient by patient."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ def make_splits(
     """Divide films into train, val and test.
 
     Whole patients are dealt, so that no patient is in two splits. Iterative stratification (Sechidis et al. 2011): the
-    rarest finding left is dealt first, each patient to the split that misses it most.
+    rarest finding left is dealt first, and each patient goes to the split that lacks most of its share of it.
 
     Args:
         image_ids: Films; their order does not matter, and one that is named twice counts once.

@@ -1,4 +1,4 @@
-"""A CSV as a table of text, nothing guessed and no row lost; and numbers out of that text."""
+"""Reading a CSV as a table of text, without guessing types or losing rows, and turning that text into numbers."""
 
 import csv
 import gzip
@@ -40,7 +40,7 @@ def read_table(path: Path) -> Table:
     header, reads an id such as "NA" as missing, and stops at a row that has a cell too many.
 
     Raises:
-        BadAnnotations: The file is missing, empty, no text, no table, or names a column twice.
+        BadAnnotations: The file is missing, empty, not text, not a table, or names a column twice.
     """
     if not path.is_file():
         raise BadAnnotations(f"{path.name}: there is no such file")
@@ -101,7 +101,7 @@ def _rows(lines: list[str], separator: str, path: Path) -> Iterator[list[str]]:
         except csv.Error as error:
             if reader.line_num <= n + 1:
                 raise BadAnnotations(f"{path.name}: data row {n + 1} is not readable ({error})") from error
-            row = ["\n"]  # so many lines are in one cell that it is longer than csv allows
+            row = ["\n"]  # one cell spans so many lines that it is longer than csv allows
         if reader.line_num > n + 1 or row[-1].endswith("\n"):
             raise BadAnnotations(f"{path.name}: a quotation mark opened in data row {n + 1} is not closed on its line")
         yield row
@@ -151,7 +151,7 @@ def _decoded(raw: bytes, path: Path) -> str:
 
 
 def to_numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Text to float, NaN where it is empty or no number; and where a cell that is not empty is no number."""
+    """Text (n,) -> float (n,), NaN where it is empty or not a number; and bool (n,), True where it is neither."""
     numbers = pd.to_numeric(text, errors="coerce").to_numpy(float, copy=True)
     odd = np.flatnonzero(np.isnan(numbers) & (text != "").to_numpy(bool))
     unreadable = np.zeros(len(text), bool)
