@@ -1,4 +1,4 @@
-"""A folder of films to a cache of small PNG files, in parallel, resumable, with a list of what was refused."""
+"""Converting a folder of films to a cache of small PNG files: parallel, resumable, with a table of rejected files."""
 
 import hashlib
 import json
@@ -111,11 +111,11 @@ def _refusal(path: Path, reason: str) -> dict:
 
 
 def run_guarded(work: Callable, paths: list[Path], n_jobs: int) -> Iterator[tuple[Path, dict | None, str | None]]:
-    """`work(path)` for every path in parallel, in order, also past a film that ends its worker process.
+    """`work(path)` for every path in parallel, results in order, even when a film crashes its worker process.
 
-    Decoders written in C can do that on a damaged stream. The first batch that was not finished is then taken film by
-    film: the one to blame comes back with a reason, and the rest goes on in parallel. (Was it in a later batch, the
-    next round finds it.) With one job there is no worker process to lose: the film takes the caller down.
+    Decoders written in C can crash on a damaged stream. The first unfinished batch is then repeated film by film: the
+    film that crashes comes back with a reason, and the rest goes on in parallel. (If the film was in a later batch, the
+    next round finds it.) With one job there is no worker process, so the crash ends the caller itself.
     """
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import BrokenProcessPool
@@ -131,7 +131,7 @@ def run_guarded(work: Callable, paths: list[Path], n_jobs: int) -> Iterator[tupl
             for path in paths[done : done + BATCH]:
                 done += 1
                 try:
-                    # Two jobs, one film: a worker of its own.
+                    # With two jobs the film runs in a worker process, which may crash without ending this one.
                     yield from Parallel(n_jobs=2)([delayed(_each)(work, [path])])[0]
                 except BrokenProcessPool:
                     yield path, None, f"{path.name}: the decoder ended the worker process; the file is damaged"
@@ -165,7 +165,7 @@ def _convert(path: Path, out_dir: Path, size: int) -> dict:
     try:
         pixels, facts, notes = small_film(path, size)
     except UnreadableImage:
-        target.unlink(missing_ok=True)  # the picture of an earlier version of this file
+        target.unlink(missing_ok=True)  # it was made from an earlier version of this file
         raise
     facts |= {"height": pixels.shape[0], "width": pixels.shape[1], "notes": "; ".join(notes)}
     facts["pixel_key"] = hashlib.sha256(f"{facts['rows']} {facts['columns']} ".encode() + pixels.tobytes()).hexdigest()
@@ -176,7 +176,7 @@ def _convert(path: Path, out_dir: Path, size: int) -> dict:
 
 
 def _known(note: Path) -> dict:
-    """What was written down about a cached film; empty where that is nothing or damaged, so that it is made again."""
+    """The note about a cached film; empty where it is missing or damaged, so that the film is made again."""
     try:
         known = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -12,7 +12,7 @@ from cliniqure_utils.dicom.shrink import GreyScale
 
 
 def grey_scale(path: Path, data, stored: np.ndarray, percentiles, notes: list[str]) -> GreyScale:
-    """The way from stored values to grey that header and pixels ask for.
+    """Choose how stored values become grey, from the header and the pixels.
 
     Args:
         path: Names the file in messages.
@@ -27,7 +27,7 @@ def grey_scale(path: Path, data, stored: np.ndarray, percentiles, notes: list[st
     low, high = int(stored.min()), int(stored.max())
     padding = _padding_range(data)
     has_padding = padding is not None and padding[0] <= high and padding[1] >= low
-    # Every other way to grey rises or falls throughout, so that the lowest and the highest level say all.
+    # Only these cases need counts: every other mapping is monotonic, so the lowest and the highest level suffice.
     counted = has_padding or percentiles is not None or get(data, "ModalityLUTSequence") is not None
     stored, levels, counts = _levels(stored, low, high, counted)
     is_padding = np.zeros(len(levels), bool)
@@ -47,7 +47,7 @@ def grey_scale(path: Path, data, stored: np.ndarray, percentiles, notes: list[st
             raise UnreadableImage(f"{path.name}: percentiles {percentiles} are the same grey value {low:g}")
     else:
         grey = _lookup_table(data, values, notes)
-        if grey is not None and np.ptp(grey[used]) == 0 and not counted:  # both ends alike: what is between them?
+        if grey is not None and np.ptp(grey[used]) == 0 and not counted:  # both ends are equal: look between
             used = _levels(stored, int(levels[0]), int(levels[-1]), True)[2] > 0
         if grey is not None and np.ptp(grey[used]) == 0:
             notes.append("unusable VOI LUT; not used")
@@ -60,17 +60,17 @@ def grey_scale(path: Path, data, stored: np.ndarray, percentiles, notes: list[st
     if data.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
     grey[is_padding] = 0
-    if len(levels) <= int(levels[-1]) - int(levels[0]):  # only those that occur: `stored` is the place among them
+    if len(levels) <= int(levels[-1]) - int(levels[0]):  # levels with gaps: `stored` is an index
         levels = np.arange(len(levels))
     return GreyScale.of(stored, levels, grey, from_header)
 
 
 def _levels(stored: np.ndarray, low: int, high: int, count: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Grey levels, ascending, and how often each occurs; without `count` that is told of the lowest and highest only.
+    """Stored levels, ascending, and how often each occurs; without `count` only the lowest and highest are looked for.
 
     Returns:
         (stored, levels, counts). Where few of many possible levels occur, only those are listed, and `stored` is the
-        place of each pixel's level among them.
+        index of each pixel's level among them.
     """
     if high - low >= 2**17:
         levels, place, counts = np.unique(stored, return_inverse=True, return_counts=True)

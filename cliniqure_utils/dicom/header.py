@@ -17,7 +17,7 @@ _NO_PATIENT = {"", "0", "anon", "anonymous", "anonymized", "anonymised", "deiden
 
 
 class UnreadableImage(ValueError):
-    """A file that is no readable frontal film; the message names the file and the reason."""
+    """A file is not a readable frontal film; the message names the file and the reason."""
 
 
 def image_id_of(path: str | Path) -> str:
@@ -65,7 +65,7 @@ def read_dataset(path: Path, notes: list[str], header_only: bool = False):
                 notes.append("no DICOM preamble; read as a bare data set")
     except UnreadableImage:
         raise
-    except Exception as error:  # a damaged header fails in many ways; each means the same to the reader
+    except Exception as error:  # a damaged header fails in many ways; each means the same to the user
         raise UnreadableImage(f"{path.name}: the header cannot be read ({type(error).__name__}: {error})") from error
     if "TransferSyntaxUID" not in (data.file_meta or ()):
         implicit, little = data.original_encoding
@@ -110,7 +110,7 @@ def numbers(value) -> list[float]:
 
 
 def read_header(path: str | Path) -> dict:
-    """Facts from the header; what it does not say is None, never a guess. Pixels are not read.
+    """Facts from the header, without reading pixels; what the header does not say is None, never a guess.
 
     Returns:
         image_id (the file's stem, exactly), rows, columns, age_years (float; months, weeks and days are converted, 000Y
@@ -133,14 +133,14 @@ def read_header(path: str | Path) -> dict:
 
 
 def picture_facts(path: Path, rows: int, columns: int) -> dict:
-    """`read_header` of a PNG or JPEG: its size, and None for the rest."""
+    """The facts of `read_header` for a PNG or JPEG: its size, and None for the rest."""
     unknown = ("age_years", "sex", "view", "spacing_mm", "transfer_syntax", "photometric", "bits_stored", "uid_key",
                "study_key", "patient_key")  # fmt: skip
     return {"image_id": image_id_of(path), "rows": rows, "columns": columns, **dict.fromkeys(unknown)}
 
 
 def dataset_facts(path: Path, data) -> dict:
-    """`read_header` of a data set that is read already."""
+    """The facts of `read_header` for a pydicom data set that has been read already."""
 
     def text(name):
         return str(get(data, name) or "").strip()

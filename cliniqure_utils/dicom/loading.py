@@ -1,4 +1,4 @@
-"""One film from one file."""
+"""Reading one film from one file."""
 
 import warnings
 from pathlib import Path
@@ -30,7 +30,7 @@ def load_cxr(path: str | Path, size: int | None = None, percentiles: tuple[float
     Returns:
         float32 (height, width) in [0, 1]; dense tissue is bright, whichever way it was stored. The grey scale is
         the header's VOI LUT or first usable window, else the full range of the pixels (padding is left out of it and
-        black in the result). A header that is odd but leaves no doubt is read with a warning that names the file.
+        black in the result). An odd but unambiguous header is read with a warning that names the file.
 
     Raises:
         UnreadableImage: With file and reason.
@@ -98,8 +98,8 @@ def load_film(path: Path, size: int | None, percentiles) -> tuple[np.ndarray, di
 
 
 def _film(path: Path, data, size: int | None, percentiles, notes: list[str]) -> np.ndarray:
-    """Grey of a DICOM data set, shrunk."""
-    # Percentiles, the full range and padding are about single pixels: those films are decoded in full.
+    """DICOM data set -> film, float32 (height, width) in [0, 1], with a longest side of `size`."""
+    # Percentiles, the full range and padding depend on single pixels, so such films are decoded at full size.
     small = size if percentiles is None and keeps_under_averaging(data) else None
     said = len(notes)
     stored, reduction = decode_pixels(path, data, notes, small)

@@ -1,4 +1,4 @@
-"""From a DICOM data set to the values that the scanner stored."""
+"""Decoding a DICOM data set to the values that the scanner stored."""
 
 import io
 import re
@@ -13,19 +13,19 @@ from cliniqure_utils.dicom.header import UnreadableImage, check_shape, get, inte
 
 RLE = "1.2.840.10008.1.2.5"
 JPEG_2000_PLUGIN = "pylibjpeg"
-MAX_REDUCTION = 3  # Pillow refuses more; at 8 times fewer pixels a side the rest of the work is as long as the decoding
-SPARE = 1.25  # a halved film has so many times the pixels wanted: real films stay within 51 dB of the full decode
+MAX_REDUCTION = 3  # halvings; Pillow refuses more, and from there on decoding is no longer the slow part
+SPARE = 1.25  # a reduced film keeps this many times the side wanted: real films then match the full decode to 51 dB
 
 
 def decode_pixels(path: Path, data, notes: list[str], longest_side: int | None = None) -> tuple[np.ndarray, int]:
-    """Stored values; sets in `data` what the header left out but leaves no doubt.
+    """Decode the stored values; sets in `data` what the header left out where there is no doubt about it.
 
     Args:
         path: Names the file in messages.
         data: pydicom data set with pixels.
         notes: Gets what was odd.
-        longest_side: Where the stream holds smaller versions of the film (JPEG 2000), the smallest will do whose
-            longest side has a quarter more pixels.
+        longest_side: Where the stream holds smaller versions of the film (JPEG 2000), the smallest one is decoded whose
+            longest side is still a quarter longer than this, in pixels. None decodes the full size.
 
     Returns:
         (stored, n): integers of any type, (rows, columns) each divided by 2**n and rounded up. Sample i of a side
@@ -73,8 +73,8 @@ def decode_pixels(path: Path, data, notes: list[str], longest_side: int | None =
 
 
 def _plain(path: Path, data, notes: list[str], plugin: str = "") -> np.ndarray:
-    """Pixels as pydicom gives them: uncompressed words of 1 and 8 bits, and JPEG 2000, the one stream that knows of
-    signs, which pydicom compares with the header."""
+    """Pixels as pydicom gives them: for uncompressed words of 1 and 8 bits, and for JPEG 2000, the only stream that
+    says itself whether values are signed; pydicom compares that with the header."""
     pixels, _ = _decode(path, data, plugin)
     bits = integer(data, "BitsStored")
     if bits and data.PixelRepresentation == 0 and pixels.max() >= 2**bits:
@@ -123,7 +123,7 @@ def _decode(path: Path, data, plugin: str) -> tuple[np.ndarray, list[str]]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             pixels = pixel_array(data, decoding_plugin=plugin)
-    except Exception as error:  # each decoder has errors of its own; each means the same to the reader
+    except Exception as error:  # each decoder has errors of its own; each means the same to the user
         reason = " ".join(str(error).split())[:250] or type(error).__name__
         raise UnreadableImage(f"{path.name}: the pixels cannot be decoded as {syntax.name} ({reason})") from error
     if pixels.ndim != 2:
@@ -132,13 +132,13 @@ def _decode(path: Path, data, plugin: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _words(path: Path, data, plugin: str) -> np.ndarray:
-    """A compressed film to the words as they were packed; which bits count is decided as for uncompressed files."""
+    """Compressed film -> words as they were packed; which bits of them count is decided as for uncompressed files."""
     word, names = data.BitsAllocated, ("BitsStored", "HighBit", "PixelRepresentation")
     given = [getattr(data, name) for name in names]
     data.BitsStored, data.HighBit, data.PixelRepresentation = word, word - 1, 0
     words, said = _decode(path, data, plugin)
     data.BitsStored, data.HighBit, data.PixelRepresentation = given
-    # A little padding is let pass, as in uncompressed files; more than that are pixels the header does not know of.
+    # A little padding is accepted, as in uncompressed files; more means pixels that the header does not announce.
     lengths = [pair for text in said for pair in re.findall(r"(\d+) vs\. (\d+) bytes", text)]
     if any(int(found) > int(wanted) + max(int(wanted) // 50, 16) for found, wanted in lengths):
         raise UnreadableImage(f"{path.name}: the RLE stream holds more pixels than the header announces")
@@ -259,7 +259,7 @@ def _stored_values(data, pixels: np.ndarray, notes: list[str]) -> np.ndarray:
     """Words (unsigned, BitsAllocated wide) to stored values.
 
     Not pydicom's `pixel_array`: it cuts the values to BitsStored, so that a header with too few bits, or one whose
-    values lie in the upper bits of the word, turns the film into noise without a word.
+    values lie in the upper bits of the word, silently turns the film into noise.
     """
     word, signed = data.BitsAllocated, data.PixelRepresentation == 1
     bits = min(max(integer(data, "BitsStored") or word, 1), word)
@@ -274,13 +274,13 @@ def _stored_values(data, pixels: np.ndarray, notes: list[str]) -> np.ndarray:
         return pixels.view(f"i{word // 8}")
     if bits < word and pixels.max() >= 2**bits:
         if (0x6000, 0x0102) in data and (0x6000, 0x3000) not in data:
-            return pixels & (2**bits - 1)  # a drawing is kept in the unused bits
+            return pixels & (2**bits - 1)  # the unused bits hold an overlay drawing
         notes.append(f"pixels use more than the {bits} bits that the header announces")
     return pixels
 
 
 def _check_native(path: Path, data, raw: bytes, n_pixels: int, notes: list[str]) -> None:
-    """Uncompressed pixel data have exactly the announced length; a little padding is let pass."""
+    """Refuse uncompressed pixel data that do not have the announced length; a little padding is accepted."""
     bits = integer(data, "BitsAllocated")
     wanted = n_pixels * (bits or 8 * max(1, len(raw) // n_pixels)) // 8
     if raw.startswith(b"\xfe\xff\x00\xe0") or (

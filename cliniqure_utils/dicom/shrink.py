@@ -1,8 +1,8 @@
 """Grey values of a film at the size wanted, in one pass over its pixels.
 
-Looking a pixel up and adding it to the averages that it is part of takes less time than writing it down in between:
-numba compiles the loop when a process first uses it, which takes 1 s (`make bench ONLY=dicom` compares). Its cache
-would save that second and write into the package's own folder.
+Each pixel's grey is looked up and added to the averages that it is part of in one loop: that takes less time than
+storing the looked-up film in between. numba compiles the loop when a process first uses it, which takes 1 s
+(`make bench ONLY=dicom` compares). Its cache would save that second, but write into the package's own folder.
 """
 
 from functools import lru_cache
@@ -40,7 +40,7 @@ class GreyScale(NamedTuple):
 
 
 def shrink(film: GreyScale, shape: tuple[int, int], reduction: int, size: int | None) -> np.ndarray:
-    """Averages of areas, with a longest side of `size`; never enlarged.
+    """Shrink a film to a longest side of `size` by averaging areas; it is never enlarged.
 
     Args:
         film: Pixels, all of them or what `decode_pixels` made of them by `reduction` halvings.
