@@ -43,7 +43,7 @@ class Anatomy:
             heart (outside it; sideways counts less, since an enlarged heart grows mostly sideways), from the upper
             aorta (outside it).
         lung_field: bool (height, width): where, seen from the front, lung dominates the path of a ray.
-        lung_silhouette: bool (height, width): where any lung lies behind, seen from the front.
+        lung_silhouette: bool (height, width): where a ray from the front meets any lung.
         points, point_label, point_depth, point_wall: places inside the lungs and the field, int (n, 3) with their lobe
             and distances in mm; lesions are placed on one of them.
         lung_box: "left", "right" -> slices around that lung.
@@ -296,7 +296,7 @@ def with_distance_maps(source: str, spacing: float, soft: np.ndarray, bone: np.n
 
     aorta = label == AORTA
     rows = np.flatnonzero(aorta.any((0, 2)))
-    aorta[:, rows[0] + int(85 / spacing) :] = False  # the arch and what hangs next to it
+    aorta[:, rows[0] + int(85 / spacing) :] = False  # keeps the arch and what lies beside it
     around = _pad(ndimage.find_objects(aorta.astype(np.uint8))[0], int(30 / spacing), soft)
     aorta_distance = np.full(soft.shape, 255, np.uint8)
     aorta_distance[around] = _half_mm(ndimage.distance_transform_edt(~aorta[around]) * spacing)

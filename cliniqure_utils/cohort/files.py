@@ -12,7 +12,7 @@ from cliniqure_utils.runs import atomic_path
 KINDS = (("native", 0.80), ("rle", 0.10), ("jpeg2000", 0.10))  # transfer syntax and its share
 INVERTED = 0.25  # share of MONOCHROME1 files: the lowest value is white
 DIGITAL_XRAY = "1.2.840.10008.5.1.4.1.1.1.1"  # SOP class: Digital X-Ray Image Storage - For Presentation
-ODD_SHARE = 0.15  # of files with one thing in the header that is legal and that careless readers trip over
+ODD_SHARE = 0.15  # of files with one value in the header that is legal but that careless code misreads
 ODD = {
     "two windows": "WindowCenter and WindowWidth hold two values each",
     "table": "a VOI LUT Sequence in place of a window",
@@ -34,7 +34,7 @@ class Header:
         kind: Transfer syntax: "native", "rle" or "jpeg2000".
         inverted: MONOCHROME1.
         odd: A key of ODD, or "".
-        widened: Width of the window in parts of the film's own range.
+        widened: Width of the window as a multiple of the film's own range of grey values.
     """
 
     kind: str = "native"

@@ -2,9 +2,9 @@
 
 Every maker takes the anatomy, the current soft tissue (earlier lesions included, so that two lesions in one place do
 not add up to more than solid tissue) and a random generator, and returns one Lesion per thing that a reader would
-outline. Lengths are in mm, densities relative to water. Looks after the definitions of the Fleischner Society's
-glossary (Hansell et al. 2008, doi 10.1148/radiol.2462070712); shapes and sizes are ours, drawn on the clear side so
-that a finding can be seen on a small film.
+outline. Lengths are in mm, densities relative to water. Appearances follow the definitions of the Fleischner Society's
+glossary (Hansell et al. 2008, doi 10.1148/radiol.2462070712); shapes and sizes are ours, chosen so that a finding can
+be seen clearly on a small film.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ SOLID = 1.05  # density of tumour, fluid or airless lung
 
 @dataclass
 class Lesion:
-    """One outlined thing.
+    """One lesion: a change of density in part of the body, and what a reader would outline of it.
 
     Attributes:
         finding: One of `vocabulary.FINDINGS`.
@@ -30,8 +30,8 @@ class Lesion:
         change: float32 on `slices`, density added (negative: taken away).
         outline: float32 on `slices`: what a reader outlines, where that is not simply the changed tissue.
         side: "left", "right" or "midline", as the patient's side.
-        extent: How big, in words of its kind: mm for a nodule, 0 to 1 (small to large) for the others.
-        kind: What it is more closely, where a finding has several looks: of "Other lesion" the name in PhysioNet's
+        extent: Size: mm for a nodule (diameter), the heart and the aorta (growth); 0 to 1, small to large, for others.
+        kind: Finer type, where a finding has several appearances: of "Other lesion" the name in PhysioNet's
             finer vocabulary ("Lung cavity", "Lung cyst"), of pleural thickening "apical" or "lateral".
     """
 
@@ -198,7 +198,7 @@ def calcification(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) 
     change = np.zeros([s.stop - s.start for s in slices], np.float32)
     for _ in range(rng.integers(4, 9)):
         centre = place + np.clip(rng.standard_normal(3) * 0.55, -1, 1) * reach / anatomy.spacing
-        radius, density = rng.uniform(3.0, 5.6), rng.uniform(3.4, 4.8)  # lime absorbs far more than its weight of water
+        radius, density = rng.uniform(3.0, 5.6), rng.uniform(3.4, 4.8)  # calcium absorbs far more than water
         distance = np.sqrt(sum((g - c) ** 2 for g, c in zip(grids, centre, strict=True))) * anatomy.spacing
         change = np.maximum(change, density * np.clip((radius - distance) / anatomy.spacing + 0.5, 0, 1))
     return [
@@ -222,7 +222,7 @@ def other_lesion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -
     hollow = sigmoid((radius - thickness - distance) / 0.8)
     ball = sigmoid((radius - distance) / 0.8)
     filled = hollow * 0
-    if is_cavity and rng.random() < 0.7:  # fluid finds its level
+    if is_cavity and rng.random() < 0.7:  # a horizontal level of fluid
         down = (np.arange(part.shape[1]) + slices[1].start - place[1])[None, :, None] * anatomy.spacing
         filled = hollow * sigmoid((down - rng.uniform(0.0, 0.45) * radius) / 0.8)
     dense = np.clip(ball - hollow + filled, 0, 1)

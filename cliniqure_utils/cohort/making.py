@@ -1,4 +1,4 @@
-"""A whole cohort: patients made in parallel and resumed after a stop, tables joined, cohort.json written last."""
+"""Making a whole cohort: its patients in parallel, resumable after a stop; then the tables, and cohort.json last."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ def ensure_cohort(
 
     Args:
         data_dir: Folder of the cohort; made when missing.
-        n_patients: Patients: one film each, and a second one of every fortieth.
+        n_patients: Number of patients. Each has one film, every fortieth a second one.
         size: Side of the films in pixels; 320 for the demo, up to 1024 or so.
         seed: Seed of the cohort (not of the run that uses it).
         n_jobs: Worker processes; -1 for one per core.
@@ -80,7 +80,7 @@ def ensure_cohort(
         made = _read_json(data_dir / "cohort.json")
         if made and anatomy == "phantom" and made.get("anatomy") != "phantom":
             raise CohortError(f"{data_dir} holds a cohort made from the CT; choose another folder for the phantom's")
-        # A finished cohort stays as it is where the CT has meanwhile gone, or come.
+        # A finished cohort is kept even when the CT was removed or installed in the meantime.
         complete = bool(made) and {k: v for k, v in made.items() if k != "anatomy"} == settings
         complete = complete and all((data_dir / name).is_file() for name in (*TABLES, LAYOUTS[layout]))
         films = data_dir / "train"
@@ -118,7 +118,7 @@ def _refuse_real_data(data_dir: Path) -> None:
 
 
 def _make(data_dir: Path, anatomy_path: Path, settings: dict, n_jobs: int, only_missing_films: bool) -> dict:
-    """Simulate what is missing, join the tables, set the mark."""
+    """Simulate what is missing, join the tables, and write cohort.json, the mark of a complete cohort."""
     from joblib import Parallel, cpu_count, delayed
     from tqdm.auto import tqdm
 
@@ -177,7 +177,7 @@ def _simulate_patients(data_dir: str, anatomy_path: str, plans: dict[int, tuple]
 
     keep_freed_memory()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # one thread per process, else they fight for the cores
+    torch.set_num_threads(1)  # one thread per process, else the processes compete for cores
     try:
         for index, plan in plans.items():
             _simulate_patient(Path(data_dir), _load_anatomy(anatomy_path), index, plan, seed, size, model)
@@ -252,7 +252,7 @@ def _image_labels(readers: pd.DataFrame) -> pd.DataFrame:
     named = readers.groupby(["image_id", "rad_id"], sort=False).class_name.agg(set).reindex(found.index)
     for name in PHYSIONET_TO_KAGGLE:
         found[name] = [int(name in names) for names in named]
-    # What a reader makes of it: a rough rule of ours, only so that the columns are not empty.
+    # What a reader concludes about the whole film: a rough rule of ours, only so that the columns are not empty.
     found["COPD"] = found["Lung cyst"]
     found["Lung tumor"] = found["Nodule/Mass"]
     found["Pneumonia"] = found[["Consolidation", "Infiltration"]].max(axis=1)

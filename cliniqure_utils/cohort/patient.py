@@ -34,7 +34,7 @@ BRIDGED_OTHER = 2.0
 # mm that a box may leave the lung field: fluid fills its lower corner, thick pleura lies on its border.
 BEYOND_FIELD = {"Pleural effusion": 25.0, "Pleural thickening": 14.0}
 BEYOND_FIELD_OTHER = 5.0
-TRIES = 6  # where chance hides a lesion, another place is tried
+TRIES = 6  # places that are tried for a lesion until one is found where it can be seen
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Film:
         findings: One dict per box: class_name, x_min, y_min, x_max, y_max (whole pixels of the film, origin at the top
             left), side ("left", "right", "midline": the patient's, whose left is the right of the image), zone
             ("upper", "mid", "lower"), extent (0 small to 1 large; a nodule's diameter and the growth of heart and
-            arch in mm), kind (what it is more closely, or ""). Empty on a normal film. Sorted by class id and box.
+            arch in mm), kind (the lesion's finer type, or ""). Empty on a normal film. Sorted by class id and box.
         measures: cardiothoracic_ratio, arch_width_mm, pixel_mm (spacing at the detector).
         hidden: Findings that were placed but that nobody could see; not labelled.
     """
@@ -147,7 +147,8 @@ def simulate(
 
 
 def draw_day(seed: list[int], visit: int = 0, vary: bool = True) -> tuple[Pose, Exposure]:
-    """Pose and exposure of one visit: all that a film shows beside the body and its findings, and no part of them."""
+    """Draw pose and exposure of one visit: all that shapes a film besides the body and its findings, on which neither
+    depends."""
     return (
         Pose.draw(np.random.default_rng([*seed, 3, visit]), vary),
         Exposure.draw(np.random.default_rng([*seed, 4, visit]), vary),
@@ -200,7 +201,7 @@ def _chest_width(geometry: Geometry) -> float:
 
 
 def _middle_height(lesion: lesions.Lesion) -> float:
-    """Centre of what is outlined along the body, in voxels."""
+    """Height of the centre of what is outlined, in voxels from the top of the volume."""
     weight = np.abs(lesion.change if lesion.outline is None else lesion.outline).sum((0, 2))
     return float(lesion.slices[1].start + (weight * np.arange(len(weight))).sum() / weight.sum())
 

@@ -1,9 +1,10 @@
-"""Who has what: how often and together with what each finding is planned, measured on VinDr-CXR when it is needed.
+"""The plan of a cohort: which patient has which findings, at rates and in combinations measured on VinDr-CXR.
 
-Two things come from the packaged annotations, and no row of them is kept: how often any reader names a finding on a
-film, and which findings one reader names together. The cohort holds each finding in proportion to the square root of
-its rate there, since at VinDr's own rates 600 patients would hold four pneumothoraces; which findings come together
-stays as it is there, by exponential tilting: of all tables with the wanted rates, the one closest to VinDr's.
+Two things are measured on the packaged annotations when they are needed, and no row of them is kept: how often any
+reader names a finding on a film, and which findings one reader names together. The cohort holds each finding in
+proportion to the square root of its rate there, since at VinDr's own rates 600 patients would hold four pneumothoraces.
+Which findings come together stays as it is there, by exponential tilting: of all tables with the wanted rates, the one
+closest to VinDr's is taken.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ NORMAL_SHARE = 0.38  # films planned without a finding; VinDr-CXR .71, with too 
 SCALE = 0.46  # planned share of films with a finding = SCALE * sqrt(its rate in VinDr-CXR) ...
 LEAST_SHARE = 0.072  # ... but at least this: 43 of 600, of which a fifth, the test split, are more than 7
 MOST_FINDINGS = 6  # on one film
-FOLLOW_UP_EVERY, FOLLOW_UP_FIRST = 40, 5  # patients 5, 45, 85 ... have a second film, whatever is wrong with them
+FOLLOW_UP_EVERY, FOLLOW_UP_FIRST = 40, 5  # patients 5, 45, 85 ... have a second film, whatever their findings
 CHRONIC = frozenset(
     {
         "Aortic enlargement", "Calcification", "Cardiomegaly", "ILD", "Nodule/Mass", "Other lesion",
@@ -28,7 +29,8 @@ CHRONIC = frozenset(
     }
 )  # fmt: skip
 HEALED = 0.6  # chance that any other finding is gone on the second film
-# Years by which the mean age of patients with a finding differs from 50: aortas and hearts grow old, lungs burst young.
+# Years by which the mean age of patients with a finding differs from 50: a large aorta or heart comes with age, a
+# pneumothorax often in the young.
 AGE_SHIFT = {
     "Aortic enlargement": 11, "Cardiomegaly": 8, "Pulmonary fibrosis": 6, "Calcification": 6, "ILD": 5,
     "Pleural thickening": 4, "Pleural effusion": 3, "Pneumothorax": -14, "Infiltration": -4,
@@ -128,7 +130,7 @@ def plan_patient(seed: int, index: int) -> tuple[list[str], int, str]:
     the simulation.
     """
     findings = list(plan_block(seed, index // BLOCK)[index % BLOCK])
-    # A generator for each purpose: what a film looks like otherwise never depends on its findings.
+    # A generator for each purpose, so that nothing else about a film depends on its findings.
     person = np.random.default_rng([seed, index, 11])
     shifts = [AGE_SHIFT.get(name, 0) for name in findings]
     mean = 50 + (max(shifts) if min(shifts, default=0) >= 0 else min(shifts)) if shifts else 48

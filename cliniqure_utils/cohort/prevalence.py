@@ -1,4 +1,4 @@
-"""The cohort beside VinDr-CXR: how often each finding is there, how large the boxes are, how far readers agree.
+"""Comparing the cohort with VinDr-CXR: how common each finding is, how large the boxes are, how far readers agree.
 
 VinDr-CXR's numbers are measured on the packaged annotations each time; nothing of them is stored.
 """

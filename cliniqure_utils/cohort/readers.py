@@ -3,9 +3,9 @@
 What they get wrong, and how often, is measured on the real readers' packaged annotations when it is needed (`measure`)
 and never stored. The real films have no truth beside their readers; here the truth is what was simulated, and the
 model says: a finding is there, and one, two or all three readers name it, with the shares of the real ones. So the
-readers disagree as much as people while together they miss little. A reader who does not name a finding may draw its
-place under the name of a look-alike. Boxes are drawn with the spread of the real ones; some outline only the core, or
-far too much.
+simulated readers disagree as much as real ones, while the three together miss little. A reader who does not name a
+finding may draw a box there under the name of a similar one. Boxes are drawn with the spread of the real ones; some
+outline only the core, or far too much.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from cliniqure_utils.annotations import READERS, vindr_annotations
 from cliniqure_utils.annotations.boxes import pairs_within_groups
 from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING, NO_FINDING_ID, PHYSIONET_TO_KAGGLE
 
-SAME_PLACE = 0.5  # IoU from which two boxes of different names are one thing called two names
+SAME_PLACE = 0.5  # IoU from which two boxes with different names outline the same thing
 NEAR, MATCH = 0.1, 0.4  # IoU from which boxes of one name mean the same thing, and from which they agree
 SWAPPED_WEIGHT = 0.25  # ours: with it, and the chances below, the simulated readers agree as the real ones do
 
@@ -126,8 +126,8 @@ def annotate(truth: list[dict], size: int, rng: np.random.Generator, model: Read
     Returns:
         Rows class_name, class_id, local_name (PhysioNet's finer name), rad_id, x_min, y_min, x_max, y_max (whole
         pixels). As in VinDr-CXR each reader has a row on every film, and a film never mixes "No finding" with findings:
-        where any reader drew a box, those who found nothing look again and draw what is plainest; where none did, each
-        has one "No finding" row without coordinates (None).
+        where any reader drew a box, a reader who drew none draws the finding that readers agree on most often; where
+        nobody drew one, each has one "No finding" row without coordinates (None).
     """
     drawn: dict[str, list[dict]] = {reader: [] for reader in READERS}
     groups: dict[int, list[dict]] = {}

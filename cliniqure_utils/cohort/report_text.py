@@ -289,7 +289,7 @@ INDICATIONS = {
 }
 ROUTINE = ("routine examination", "pre-employment check", "before surgery")
 
-# Findings of several looks: kind in the truth -> key of FORMS; the first where the truth does not say.
+# Findings with several appearances: kind in the truth -> key of FORMS; the first where the truth does not say.
 _LOOKS = {
     "Other lesion": {"": "Lung cavity", "Lung cavity": "Lung cavity", "Lung cyst": "Lung cyst"},
     "Pleural thickening": {"": "apical thickening", "apical": "apical thickening", "lateral": "lateral thickening"},
