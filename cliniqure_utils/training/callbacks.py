@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training: progress bar, early stop, averaged weights, the table of its history."""
+"""What happens around the steps of a training: progress bar, early stop, averaged weights, the table of its history."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from cliniqure_utils.runs import atomic_path
 
 
 class Progress(TrainerCallback):
-    """One progress bar over all steps, and how long steps wait for their batch, of all the time they take.
+    """One progress bar over all steps, and the share of the steps' time that is spent waiting for batches.
 
     A step begins to wait when the one before it, its log, evaluation and checkpoint are done; these do not count.
     """
@@ -97,8 +97,8 @@ def patience_is_over(log_history: Sequence[dict], metric: str | None, patience: 
 class AveragedWeights(TrainerCallback):
     """Exponential moving average of a model's weights and statistics, updated after every step: timm's ModelEmaV3.
 
-    Early steps count for more (the decay grows as (1 + step) / (10 + step) up to `decay`), or a short training would
-    end near its start. Source: Polyak and Juditsky 1992; the growing decay as in TensorFlow's average.
+    The decay grows as (1 + step) / (10 + step) up to `decay`: with a large decay from the start, the average of a short
+    training would stay near its first weights. Source: Polyak and Juditsky 1992; the growing decay as in TensorFlow.
     """
 
     FILE = "average.safetensors"
@@ -138,4 +138,4 @@ def history_table(log_history: Sequence[dict]) -> pd.DataFrame:
         row.update({key.removeprefix("eval_"): value for key, value in entry.items() if key not in row})
     history = pd.DataFrame(list(rows.values()))
     first = [name for name in ("epoch", "step", "loss", "grad_norm", "learning_rate") if name in history]
-    return history[[*first, *sorted(set(history) - set(first))]]  # a checkpoint's log comes back sorted
+    return history[[*first, *sorted(set(history) - set(first))]]  # a log read from a checkpoint has sorted keys

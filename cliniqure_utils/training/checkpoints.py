@@ -44,7 +44,7 @@ def usable_checkpoint(output_dir: Path, fingerprint: dict | None) -> str | None:
 
     Args:
         output_dir: Folder of the checkpoints.
-        fingerprint: Of `fingerprint`. None is like no other.
+        fingerprint: Made by `fingerprint`. None matches no checkpoint.
     """
     mark = output_dir / "fingerprint.json"
     if fingerprint is not None and mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == fingerprint:
@@ -66,7 +66,7 @@ def fingerprint(
 
     Args:
         plan, model, collate: As in `training.fit`.
-        of_data: Of `data_fingerprint`.
+        of_data: Made by `data_fingerprint`.
         optimizer: Made by the plan. It says which parameters are trained, in which group, with which options.
         n_processes: Processes that share each step.
     """
@@ -85,14 +85,14 @@ def fingerprint(
 
 
 def data_fingerprint(data) -> str | None:
-    """What tells training data from other data: their own `fingerprint()`, or the content of a list; None without."""
+    """A text that identifies training data: their own `fingerprint()`, or a hash of a list's content; else None."""
     if hasattr(data, "fingerprint"):
         return data.fingerprint()
     return content_hash(data) if isinstance(data, list) else None
 
 
 def content_hash(value) -> str | None:
-    """sha256 of the content of a value; None where a part of it is no number, text, array or collection of them."""
+    """sha256 of a value's content; None where a part of it is not a number, text, array or collection of them."""
     digest = hashlib.sha256()
     try:
         _add(value, digest)

@@ -2,7 +2,7 @@
 
 The Trainer brings gradient clipping, mixed precision, checkpoints, exact resume and several devices (`accelerate
 launch`). This folder adds a plan that a checkpoint must agree with, a table of the history, one progress bar, a stop
-at a loss that is not finite, which names the images, the choice of the best epoch by a metric of ours, an early stop,
+at a loss that is not finite, which names the films, the choice of the best epoch by a metric of ours, an early stop,
 averaged weights, and training on several processes from inside a notebook (`n_processes`).
 
 Several GPUs or hosts. In a notebook: `fit(..., n_processes=4)`, which starts `accelerate launch --num_processes 4` and
@@ -53,8 +53,8 @@ def fit(
     """Train `model` in place.
 
     A killed training goes on from its last checkpoint when plan, model and data are the same; else it starts anew. It
-    also starts anew, and says so, where the data cannot be told from other data: they have no method `fingerprint()`
-    that returns a text, and are no list of dicts, lists, arrays, numbers and text.
+    also starts anew, and says so, where the data cannot be identified: they have no method `fingerprint()` that returns
+    a text, and are not a list of dicts, lists, arrays, numbers and text.
 
     Args:
         model: `model(**batch)` returns a dict with a scalar `loss`.
@@ -67,11 +67,12 @@ def fit(
         evaluate: model (in eval mode, no gradients) -> dict of validation metrics, called after each epoch.
         collate: List of items -> batch dict. Default: torch's.
         n_workers: Loader processes; 0 loads in this one.
-        n_processes: Above 1, train on so many processes or GPUs through `accelerate launch`, see the module. Everything
-            given is pickled for them.
-        log_steps: A row of history every so many steps, for trainings shorter than an epoch. Default: every epoch.
-        checkpoint_steps: A checkpoint every so many steps too, for long epochs. Resuming from one is exact if items
-            do not draw from torch's global random numbers (`FilmDataset(seed=...)`).
+        n_processes: Above 1, train on that many processes or GPUs through `accelerate launch`, see the module. All
+            arguments are pickled for them.
+        log_steps: Steps from one row of the history to the next, for trainings shorter than an epoch. Default: one row
+            per epoch.
+        checkpoint_steps: Steps from one checkpoint to the next inside an epoch, for long epochs. Resuming from one is
+            exact if items do not draw from torch's global random numbers (`FilmDataset(seed=...)`).
         resumable: False writes no checkpoints, for short trainings of large models; `plan.metric` then must be None.
         description: Text of the progress bar.
 
@@ -80,10 +81,10 @@ def fit(
         `attrs["waiting"]` is the share (0 to 1) of the steps' time that was spent waiting for data.
 
     Raises:
-        NonFiniteLoss: With the image ids of the batch.
+        NonFiniteLoss: The loss became NaN or infinite; the message has the image ids of the batch.
         ValueError: An empty data set, a `metric` that `evaluate` does not return, or arguments that contradict each
             other.
-        RuntimeError: A process of a spread training ended; the message has its last lines.
+        RuntimeError: One of several processes ended with an error; the message has the last lines of its output.
     """
     if len(data) == 0:
         raise ValueError("the training data set is empty; there is nothing to train on")
@@ -146,7 +147,7 @@ def fit(
     if checkpoint and plan.metric:
         state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
         if patience_is_over(state["log_history"], plan.metric, plan.patience):
-            arguments.max_steps = state["global_step"]  # killed after its early stop: nothing is left to train
+            arguments.max_steps = state["global_step"]  # it was killed after its early stop: nothing is left to train
     average = AveragedWeights(model, plan.ema_decay) if plan.ema_decay is not None else None
     if average and checkpoint:
         average.load(checkpoint)

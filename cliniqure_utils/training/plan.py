@@ -20,7 +20,7 @@ class Plan:
         epochs: Passes over the data.
         max_steps: Steps, in place of `epochs`. None: as many as the epochs take.
         batch_size: Items per step and process.
-        learning_rate: Largest step of a weight; the schedule multiplies it.
+        learning_rate: The largest learning rate of the training; the schedule multiplies it by 0 to 1.
         weight_decay: Pull of every weight towards 0, at least 0.
         optimizer: "adam" (the paper's, L2 weight decay) or "adamw" (decoupled).
         scheduler: How the learning rate goes: one of SCHEDULERS, stepped after each batch. "cosine" and "linear" end
@@ -28,12 +28,12 @@ class Plan:
         warmup_steps: Steps with a linearly growing learning rate, before the schedule.
         max_grad_norm: Gradients are clipped to this norm; 0 leaves them alone.
         param_groups: model -> optimizer groups, each a dict with `params` and its own `lr`, such as
-            `cmn.LearningRates`. None: one group of all parameters that want gradients.
+            `cmn.LearningRates`. None: one group of all parameters that require gradients.
         sample_weights: One weight per item: draws items in proportion to it, with replacement, as many as there are
             (`vision.balance.film_weights`). None takes every item once per epoch.
         metric: Name of a metric among those that `evaluate` returns; the epoch with its largest value is the one kept.
             None keeps the last epoch.
-        patience: Stop when `metric` has not grown for so many epochs, at least 1. None trains to the end.
+        patience: Epochs (at least 1) after which training stops if `metric` has not grown. None trains to the end.
         ema_decay: Keep an exponential moving average of the weights with this decay (between 0 and 1, such as 0.999);
             it is what `evaluate` sees and what is kept. None: the weights themselves.
         mixed_precision: Use it where the device has it (CUDA); a CPU computes in float32.

@@ -82,7 +82,7 @@ def main(folder: Path) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when the notebook's kernel was killed: two trainings must not share a checkpoint folder."""
+    """End this process when the process `parent` is killed: two trainings must not share a checkpoint folder."""
     import psutil
 
     while psutil.pid_exists(parent):

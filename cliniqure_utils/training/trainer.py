@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer with our checks, our evaluation and weighted draws, through its public doors only.
+"""The Hugging Face Trainer with our checks, our evaluation and weighted draws, through its public interface only.
 
 `training.fit` puts the parts together; nothing here is needed to train a model.
 """
@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, Trainer
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the message names the images of the batch."""
+    """The loss became NaN or infinite; the message names the films of the batch."""
 
 
 class CheckedTrainer(Trainer):
@@ -52,9 +52,9 @@ class CheckedTrainer(Trainer):
 
 
 class WeightedDraws(torch.utils.data.Dataset):
-    """As many draws as there are items, with replacement, in proportion to their weights; others in each epoch.
+    """As many draws as there are items, with replacement, in proportion to their weights; new draws in each epoch.
 
-    The draws depend on seed and epoch alone, so a resumed run and every process of a spread one draw the same.
+    The draws depend on seed and epoch alone, so a resumed run draws the same, and so does each of several processes.
 
     Args:
         data: Map-style data set.
@@ -90,7 +90,7 @@ class WithoutConfig(nn.Module):
 
 
 def as_the_trainer_takes_it(model: nn.Module) -> nn.Module:
-    """The model itself where its config is one of transformers, or where it has none; else one without."""
+    """The model itself where its config is one of transformers, or where it has none; else a wrapper without config."""
     if getattr(model, "config", None) is None or isinstance(model.config, PretrainedConfig):
         return model
     return WithoutConfig(model)
