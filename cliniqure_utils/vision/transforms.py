@@ -48,12 +48,20 @@ def augmentation(
             scale=(1 - zoom, 1 + zoom) if zoom else None,
             interpolation=v2.InterpolationMode.BILINEAR,
         )
-        steps.append(v2.RandomApply([move], p=rotate_probability))
+        steps.append(Sometimes([move], p=rotate_probability))
     if flip_probability > 0:
         steps.append(v2.RandomHorizontalFlip(flip_probability))
     if exposure > 0:
         steps.append(Exposure(exposure))
     return v2.Compose([*steps, *tidy])
+
+
+class Sometimes(v2.RandomApply):
+    """torchvision's RandomApply, which does not print how often: what a transform prints is what a `FilmDataset` tells
+    it from others by."""
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, {super().extra_repr().strip()}"
 
 
 class Exposure(v2.Transform):

@@ -26,6 +26,19 @@ def test_boxes_follow_the_film_into_the_square_input(films):
     assert normal["boxes"].shape == (0, 4) and normal["targets"].nonzero().flatten().tolist() == [14]
 
 
+def test_data_with_another_augmentation_are_other_data(films):
+    """Else a killed training would go on with films that move more often, and nobody would know."""
+    folder, index, merged = films
+    changes = {"rotate_probability": 0.2, "rotate_degrees": 5.0, "flip_probability": 0.2, "shift": 0.1, "zoom": 0.1}
+
+    def fingerprint(**options):
+        augment = transforms.augmentation(**options)
+        return FilmDataset(folder, ["a"], 32, film_sizes(index), boxes_per_class(merged), augment, seed=7).fingerprint()
+
+    assert fingerprint() == fingerprint()
+    assert len({fingerprint(), *(fingerprint(**{name: value}) for name, value in changes.items())}) == 6
+
+
 def test_a_draw_depends_on_seed_epoch_and_film_alone(films):
     folder, index, merged = films
     sizes, boxes = film_sizes(index), boxes_per_class(merged)
