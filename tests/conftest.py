@@ -313,7 +313,7 @@ def finished_run(tmp_path_factory, write_dicom) -> Path:
         classifier, run / "03_classify", {"model_name": "seresnet_tiny", "image_size": 96, "heatmap_weight": 0.0}
     )
     as_trained = inference.predict_probabilities(classifier, films, progress=False)
-    table = pd.DataFrame(apply_temperature(as_trained.astype(float).round(5), 0.8).round(9), columns=list(CLASSES))
+    table = pd.DataFrame(apply_temperature(as_trained.astype(float).round(5), 0.8).round(15), columns=list(CLASSES))
     table.insert(0, "image_id", image_ids)
     write_table(run / "03_classify" / "probabilities.csv", table)
     write_json(run / "03_classify" / "temperature.json", {"temperature": 0.8})

@@ -157,11 +157,11 @@ def probability_table(image_ids: Sequence[str], probabilities: np.ndarray, tempe
         temperature: Of temperature.json, which notebook 03 fitted on val.
 
     Returns:
-        image_id and the 15 names. Nine digits, because the order of the films must stay: calibration can push two
+        image_id and the 15 names. Fifteen digits, because the order of the films must stay: calibration can push two
         small probabilities so close together that fewer digits would make them equal.
     """
     rounded = np.asarray(probabilities, dtype=float).round(5)
-    table = pd.DataFrame(apply_temperature(rounded, temperature).round(9), columns=list(CLASSES))
+    table = pd.DataFrame(apply_temperature(rounded, temperature).round(15), columns=list(CLASSES))
     table.insert(0, "image_id", list(image_ids))
     return table
 

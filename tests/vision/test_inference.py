@@ -63,6 +63,8 @@ def test_calibrated_probabilities_keep_the_order_of_the_films():
     assert list(table.columns) == ["image_id", *CLASSES]
     assert table[CLASSES[0]].tolist() == pytest.approx([81 / 82] * 3, abs=1e-9)
     assert table[CLASSES[1]].rank().tolist() == [2, 3, 1], "so close that five digits would make them equal"
+    surer = probability_table(["a", "b", "c"], as_trained, 0.4)  # 0.00002 to the power 2.5: 1.8e-12
+    assert surer[CLASSES[1]].rank().tolist() == [2, 3, 1]
     assert (table[CLASSES[14]] == 0.5).all()
 
 
