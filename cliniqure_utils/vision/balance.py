@@ -1,11 +1,11 @@
-"""Rare findings made to count for more: films that are drawn more often, or positives that weigh more in the loss."""
+"""Giving rare findings more weight: by drawing their films more often, or by weighing positives more in the loss."""
 
 import numpy as np
 import pandas as pd
 
 
 def film_weights(labels: pd.DataFrame | np.ndarray, least_share: float = 0.1) -> np.ndarray:
-    """How often each film is drawn in training, so that rare findings are seen more often.
+    """Weight with which each film is drawn in training, so that rare findings are seen more often.
 
     A finding's weight is sqrt(least_share / share of films with the finding), at least 1; a film has the weight of its
     rarest finding, a film without any 1.
@@ -26,7 +26,7 @@ def film_weights(labels: pd.DataFrame | np.ndarray, least_share: float = 0.1) ->
 
 
 def positive_weights(labels: pd.DataFrame | np.ndarray, most: float = 10.0) -> np.ndarray:
-    """How often each class counts its positives in the "weighted" loss, so that rare findings weigh more.
+    """Weight of each class's positives in the "weighted" loss, so that rare findings count for more.
 
     Args:
         labels: (n, k) 0/1, films and classes.

@@ -30,11 +30,11 @@ def choose_thresholds(references: np.ndarray, probabilities: np.ndarray) -> np.n
 
 
 def fit_temperature(references: np.ndarray, probabilities: np.ndarray, per_class: bool = False) -> np.ndarray:
-    """The temperature that makes probabilities honest on these (validation) films: least cross-entropy.
+    """The temperature that calibrates probabilities on these (validation) films: the one with the least cross-entropy.
 
     Args:
         references: (n, k) 0/1. probabilities: (n, k) in [0, 1].
-        per_class: One temperature per class instead of one for all; a class without both answers keeps 1.
+        per_class: One temperature per class instead of one for all; a class without positives or negatives keeps 1.
 
     Returns:
         (k,) temperatures between 0.05 and 20; above 1 where the network is too sure. For `apply_temperature`.
@@ -65,5 +65,5 @@ def apply_temperature(probabilities: np.ndarray, temperature: np.ndarray) -> np.
 
 
 def _finite_logit(probabilities: np.ndarray) -> np.ndarray:
-    # A probability written with five digits may be 0 or 1: such an answer counts as very sure, not as infinitely so.
+    # A probability written with five digits may be 0 or 1, whose logit is infinite: it is clipped to a finite one.
     return logit(np.clip(np.asarray(probabilities, dtype=float), 1e-6, 1 - 1e-6))

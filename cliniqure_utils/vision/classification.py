@@ -26,7 +26,7 @@ class MultilabelLoss(nn.Module):
     Args:
         kind: "bce": binary cross-entropy (the paper's). "weighted": the same, positives counted `positive_weight`
             times. "asymmetric": positives plain; negatives with their probability lowered by 0.05 and weighted by it to
-            the power 4, so that the many easy "no"s count for little.
+            the power 4, so that the many easy negatives count for little.
         positive_weight: (15,) for "weighted", see `balance.positive_weights`.
 
     Raises:
@@ -58,7 +58,7 @@ class TimmClassifier(nn.Module):
     """A timm network with 15 outputs and binary cross-entropy on the logits (paper, section 4.2.2).
 
     The paper names both a sigmoid in the head and BCE *with logits*; taken literally that is two sigmoids. Here the
-    network returns logits, and the sigmoid comes at prediction.
+    network returns logits, and the sigmoid is applied only at prediction.
 
     Args:
         heatmap_weight: Above 0, a 1 x 1 convolution on the last map makes a heat map per finding, which the readers'
@@ -102,7 +102,7 @@ class TimmClassifier(nn.Module):
 
 
 def _last_map_channels(network: nn.Module, model_name: str) -> int:
-    """Channels of what `forward_features` returns; asks the network, whose lists leave out what follows a stage."""
+    """Channels of what `forward_features` returns, measured: timm's lists leave out layers that follow a stage."""
     was_training = network.training
     with torch.no_grad():
         last = network.eval().forward_features(torch.zeros(1, *network.default_cfg["input_size"]))
@@ -120,7 +120,7 @@ def _timm_network(model_name: str, weights: str | None) -> nn.Module:
     if weights == "imagenet":
         try:
             return timm.create_model(model_name, pretrained=True, num_classes=len(CLASSES))
-        except Exception as error:  # the hub client raises many types; each means the same to the reader
+        except Exception as error:  # the hub client raises many types; each means the same to the user
             raise MissingWeights(
                 f"ImageNet weights of {model_name} are not cached and could not be downloaded "
                 f"({type(error).__name__}); give a local file as the weights parameter, or set it to None"
@@ -236,20 +236,20 @@ def build_classifier(
     heatmap_weight: float = 0.0,
     frozen_parts: int = 0,
 ) -> nn.Module:
-    """`seresnet_tiny` or any timm name -> a module whose forward takes a FilmDataset batch.
+    """Build a classifier, `seresnet_tiny` or any timm network: a module whose forward takes a FilmDataset batch.
 
     Args:
         model_name: "seresnet_tiny" (ours) or a timm name; the paper's is "seresnet50".
         weights: For timm names: None, "imagenet", or a local file.
         trunk_weights: For `seresnet_tiny`: the body that notebook 02 wrote, or None.
         loss, positive_weight: Of `MultilabelLoss`; the paper's is "bce".
-        heatmap_weight: Weight of the heat maps that boxes teach, in the loss; 0 is the paper's, who trains on labels
-            alone, and leaves a timm network without a heat-map head. `seresnet_tiny` always has one.
+        heatmap_weight: Weight in the loss of the heat maps, which the boxes supervise. 0, the paper's choice, trains on
+            labels alone and leaves a timm network without a heat-map head; `seresnet_tiny` always has one.
         frozen_parts: For `seresnet_tiny` with trunk weights: first parts of the trunk (stem, layer1, ...) that training
             leaves as they are; 0 trains all, as the paper does.
 
     Raises:
-        project.MissingWeights: The weights cannot be had.
+        project.MissingWeights: The weights cannot be found or downloaded.
         ValueError: A heat map is wanted of a network without a last map, or parts are to be frozen of a timm network.
     """
     criterion = MultilabelLoss(loss, positive_weight)

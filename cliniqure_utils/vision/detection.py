@@ -44,8 +44,8 @@ def build_detector(
 
     Args:
         backbone: A name of `vision.trunks.TRUNKS`.
-        image_size: Side of the square input; torchvision's own resize is pinned to it (its default would enlarge 224 to
-            800 without a word).
+        image_size: Side of the square input in pixels; torchvision's own resize is set to it (its default would
+            silently enlarge 224 to 800).
         anchor_scales: Anchor sides in input pixels. With neck "fpn" one entry per pyramid level (5), each a side or a
             list of sides: [[11, 16], [23, 32], ...] leaves no small box without an anchor.
         aspect_ratios: Height over width.
@@ -66,7 +66,7 @@ def build_detector(
         plain: Take the plain code in place of its faster twins (`vision.fast`); the numbers are the same.
 
     Raises:
-        project.MissingWeights: The weights cannot be had.
+        project.MissingWeights: The weights cannot be found or downloaded.
         ValueError: Unknown name, a number of anchor scales that does not fit the feature maps, or parts to freeze that
             the trunk does not have.
     """
@@ -124,7 +124,7 @@ def build_detector(
 
 
 class Detector(nn.Module):
-    """torchvision's Faster R-CNN behind the batch format of `vision.films.collate`.
+    """torchvision's Faster R-CNN, made to take the batches of `vision.films.collate`.
 
     Attributes:
         network: The torchvision FasterRCNN.
@@ -158,7 +158,7 @@ class Detector(nn.Module):
 
 
 def check_images(image: torch.Tensor) -> list[torch.Tensor]:
-    """Refuse what torchvision accepts in silence; return the list of 3-channel films that it wants.
+    """Check a batch of images (n, 1, H, W), and return the list of 3-channel images (3, H, W) that torchvision takes.
 
     Raises:
         ValueError: Not float, NaN, or values outside [0, 1] (0-255 films train without complaint and learn nothing).
@@ -172,7 +172,7 @@ def check_images(image: torch.Tensor) -> list[torch.Tensor]:
 
 
 def check_boxes(boxes: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Refuse NaN boxes and labels outside 1-14, which torchvision trains on without a word.
+    """Refuse boxes that are not finite and labels outside 1-14, on which torchvision would train silently.
 
     Raises:
         ValueError: Says which value was found.
@@ -195,9 +195,9 @@ def gate_predictions(
 ) -> pd.DataFrame:
     """Let the classifier decide how far the detector is believed, as in VinBigData's contest.
 
-    A film whose probability of any finding is under `low` loses its boxes and gets one whole-image box "No finding"
+    A film whose probability of any finding is under `low` loses its boxes and gets one whole-film box "No finding"
     with score 1; from `low` to `high` it keeps its boxes and gets that box with the probability of "No finding" as its
-    score; from `high` on the detector is believed alone. Score the result with `metrics.with_no_finding_boxes` on the
+    score; from `high` on only the detector decides. Score the result with `metrics.with_no_finding_boxes` on the
     references, which makes "No finding" the contest's fifteenth class.
 
     Args:
@@ -232,7 +232,7 @@ def gate_predictions(
 
 
 def rescore_predictions(predictions: pd.DataFrame, probabilities: pd.DataFrame, power: float = 0.5) -> pd.DataFrame:
-    """Scores times the classifier's probability of the same finding, raised to `power`; rows in the same order.
+    """Multiply scores by the classifier's probability of the same finding, raised to `power`; rows keep their order.
 
     The detector sees a region, the classifier the whole film: a box of a finding that the classifier does not believe
     in moves down. Choose `power` on val; 0 changes nothing.

@@ -1,7 +1,7 @@
 """Faster twins of plain code that stands elsewhere: the same numbers in less time.
 
 Read the plain code first. It is what `plain=True` takes in `transforms.augmentation`, `trunks.TopDown` and
-`detection.build_detector`; each twin below names the code it must equal and what it is worth, and
+`detection.build_detector`; each twin below names the code it must equal and how much it gains, and
 `tests/vision/test_fast.py` holds the two against each other. Speeds: BENCHMARKS.md.
 """
 
@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 class RandomAffine(v2.RandomAffine):
     """Twin of torchvision's `v2.RandomAffine` with bilinear interpolation, a fill of 0 and no shear, for one film.
 
-    Worth: with `TidyBoxes`, 2,190 films a second are moved instead of 765. torchvision computes where each pixel comes
+    Gain: with `TidyBoxes`, 2,190 films a second are moved instead of 765. torchvision computes where each pixel comes
     from by a product of matrices, which starts threads for little work, and moves boxes in twenty small calls. Here the
     part that depends on the column is added to the part that depends on the row. Source: ours.
     """
@@ -42,7 +42,7 @@ def _turn_film(film: torch.Tensor, angle: float, translate: Sequence[float], sca
     cos, sin = math.cos(math.radians(angle)) / scale, math.sin(math.radians(angle)) / scale
     right, down = translate
     # From a pixel of the result to where it comes from: centre at 0, sides from -1 to 1. In numpy, which starts no
-    # threads for so little, and in two planes, which have long rows where pairs have none.
+    # threads for so little work, and with x and y in two planes, because operations on long rows are faster.
     from_x, from_y, shift = np.float32(
         [[cos, -sin], [sin, cos], [-cos * right - sin * down, sin * right - cos * down]]
     ) / (np.float32([columns, rows]) / 2)
@@ -76,8 +76,8 @@ class TidyBoxes(v2.Transform):
 
     Boxes are cut at the film's edge; those with a side shorter than `min_size` pixels go, with their labels.
 
-    Worth: torchvision's two would be a third of the time that an item takes: they walk through the sample four times,
-    also where a film has no box. Source: ours.
+    Gain: torchvision's two would take a third of the time of an item: they walk through the sample four times, even
+    where a film has no box. Source: ours.
     """
 
     def __init__(self, min_size: float):
@@ -100,7 +100,7 @@ class RoIAlignOnOneMap(MultiScaleRoIAlign):
     Each bin of a region holds what one sample in its middle finds. One difference: a region narrower than a cell, at
     the right or lower edge of the map, reads the edge where torchvision reads zeros.
 
-    Worth: 3 to 4 times faster on a CPU, where torchvision's backward pass runs on one thread and that of `grid_sample`
+    Gain: 3 to 4 times faster on a CPU, where torchvision's backward pass runs on one thread and that of `grid_sample`
     on all; a training step of the demo's detector is 15 to 20 % shorter. Source: ours.
 
     Args:
@@ -143,7 +143,7 @@ class JoinedMaps(nn.Conv2d):
     A 1 x 1 convolution and an enlargement may change places, since one mixes channels and the other pixels. So each map
     is convolved while it is small, and the coordinates once for the whole batch.
 
-    Worth: 5 to 8 % of a training step of the demo's trunk. Source: ours.
+    Gain: 5 to 8 % of a training step of the demo's trunk. Source: ours.
     """
 
     def __init__(self, channels: Sequence[int], out_channels: int):

@@ -168,8 +168,8 @@ class FilmDataset(torch.utils.data.Dataset):
         if self.seed is None:
             return self.augment(sample)
         with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which seeds GPUs too: while none has been used yet, it keeps every call with its
-            # traceback until one is.
+            # Not torch.manual_seed: it seeds GPUs too, and as long as no GPU has been used it stores every such call
+            # with its traceback.
             torch.default_generator.manual_seed(
                 int(np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0])
             )

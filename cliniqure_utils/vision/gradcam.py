@@ -1,6 +1,6 @@
 """Where a classifier looks: Grad-CAM, and the pointing game that scores it against boxes.
 
-Works on any network with a last convolutional map, through hooks; nothing is installed into the model.
+Works on any network with a last convolutional map, through hooks that are removed afterwards.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 def last_map(model: nn.Module) -> nn.Module:
     """The module whose output is the last map before pooling.
 
-    The fused map of our small classifier's body, the last stage that timm names for its networks, else the last
+    The joined map of our small classifier's body, the last stage that timm names for its networks, else the last
     convolution.
 
     Raises:

@@ -1,8 +1,8 @@
 """What trained models say about films: one path for the notebooks and for `cliniqure predict`.
 
 Notebooks 02 and 03 give the films of notebook 01's cache to `predict_boxes` and `predict_probabilities`. Films of any
-other source come through `read_images`, which makes of each file what notebook 01 would have made of it, and asks the
-same two functions: the same film gives the same numbers whichever way it came.
+other source come through `read_images`, which shrinks each file as notebook 01 would have done and calls the same two
+functions: the same film gives the same numbers whichever way it came.
 """
 
 import json
@@ -129,7 +129,7 @@ def predict_probabilities(
 
 @dataclass(frozen=True)
 class FilmsInMemory:
-    """Films as `predict_boxes` and `predict_probabilities` take them: a FilmDataset without a folder.
+    """Films for `predict_boxes` and `predict_probabilities` that are held in memory instead of a folder.
 
     Attributes:
         image_ids: Names of the films.

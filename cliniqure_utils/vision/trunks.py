@@ -113,7 +113,7 @@ def build_trunk(name: str, weights: str | Path | None = None) -> Trunk:
 
     Raises:
         ValueError: Unknown name, or a file that does not fit.
-        MissingWeights: ImageNet weights are wanted and cannot be had, or the file is missing.
+        MissingWeights: ImageNet weights are wanted and cannot be downloaded, or the file is missing.
     """
     if name not in TRUNKS:
         raise ValueError(f"unknown trunk {name!r}; expected one of {', '.join(TRUNKS)}")
@@ -187,8 +187,8 @@ def _load_strict(trunk: nn.Module, state: dict, source: str) -> None:
 
 
 class PiledMaps(nn.Conv2d):
-    """Maps of several strides -> one map: all are enlarged to the finest and laid on top of each other with two
-    coordinate channels (row and column, from -1 to 1), and a 1 x 1 convolution mixes the pile.
+    """Maps of several strides -> one map: all are enlarged to the finest and stacked along the channels with two
+    coordinate channels (row and column, from -1 to 1), and a 1 x 1 convolution mixes the stack.
 
     The coordinates go in because where a shadow lies says much about what it is: a convolution alone cannot tell the
     cardiac border from the diaphragm. The faster twin is `fast.JoinedMaps`.
@@ -247,7 +247,7 @@ class TopDown(nn.Module):
 class Pyramid(nn.Module):
     """A trunk with torchvision's feature pyramid: maps at strides 4 to 64 with 256 channels each.
 
-    torchvision's own `BackboneWithFPN` takes the trunk apart, and parts that are frozen would learn again.
+    torchvision's own `BackboneWithFPN` takes the trunk apart, so that its frozen parts would be trained again.
 
     Attributes:
         out_channels: Channels of every map (torchvision's detector reads this name).
