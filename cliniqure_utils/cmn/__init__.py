@@ -1,6 +1,6 @@
 """R2GenCMN (paper section 4.3): a report written from a chest film by a transformer with a shared memory.
 
-`load_r2gencmn` opens the published checkpoints, `load` and `save` ours; `preprocess` makes a film ready;
+`load_r2gencmn` opens the published checkpoints, `load` and `save` ours; `preprocess` makes a film the model's input;
 `model.generate` writes. `collate`, `LearningRates` and `ReportScores` go into `training.fit`; `read_views` and
 `pair_views` are for models that read a frontal and a lateral film.
 """

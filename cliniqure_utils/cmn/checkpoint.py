@@ -1,4 +1,4 @@
-"""Getting weights in and out: the published .pth checkpoints, and our own folder of three files.
+"""Loading and saving weights: the published .pth checkpoints, and our own folder of three files.
 
 A .pth from outside is opened with weights_only=True, so that it can hold numbers and nothing that runs.
 """
@@ -41,7 +41,7 @@ _RENAMES = (
     (r"norm(s\.\d+)?\.b_2$", r"norm\1.shift"),
 )
 
-# A trainer that kept its best score as a numpy number wrote these; they build numbers and nothing else.
+# A checkpoint whose trainer kept its best score as a numpy number needs these to open; they build numbers only.
 _NUMPY_NUMBERS = [
     np.dtype,
     np.dtypes.Float64DType,

@@ -7,7 +7,7 @@ MAX_POSITIONS = 5000  # rows of the published table of positions
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """What the public code does for a data set.
+    """What the public R2GenCMN code sets for a data set.
 
     Attributes:
         threshold: Occurrences in the training reports from which on a word gets an id of its own.

@@ -1,8 +1,8 @@
-"""Choosing words: greedy and beam search, with the published model's rules.
+"""Choosing the words of a report: greedy and beam search, with the published model's rules.
 
 Only the newest word goes through the decoder. Keys and values of earlier words stay where they were written: when beams
-change places, a table of who descends from whom is re-ordered, not the cache. Keys and values of the patches are
-computed once per image and shared by its beams.
+change places, a table of which beam descends from which is re-ordered, not the cache. Keys and values of the patches
+are computed once per image and shared by its beams.
 
 Source: behaviour of the public code of R2GenCMN; the cache is ours.
 """
@@ -74,7 +74,7 @@ class Session:
         for kept, part in zip(self._cache[layer], new, strict=True):
             kept[:, :, self.length - 1, :rows] = part
             if rows < self.n_beams:
-                kept[:, :, self.length - 1, rows:] = 0  # never seen, but must not be NaN
+                kept[:, :, self.length - 1, rows:] = 0  # masked out, but must not be NaN
             everything.append(kept[:, :, : self.length].flatten(2, 3))
         return everything
 
@@ -100,14 +100,14 @@ def greedy(
     log_softmax: bool = True,
     return_logprobs: bool = False,
 ) -> Decoded:
-    """Take the most likely word, again and again.
+    """Greedy search: take the most likely word at every step.
 
     Args:
         model, encoded, max_length: As for `Session`.
         block_trigrams: From the fourth word on, each earlier occurrence of the trigram that a word would complete
             costs it 2 x 0.693; probabilities are not renormalised.
         decoding_constraint: Forbid the previous word.
-        log_softmax: Off, raw logits are compared.
+        log_softmax: False: raw logits are compared.
         return_logprobs: Fill `Decoded.logprobs`.
     """
     n, device = len(encoded), encoded.device
@@ -181,7 +181,7 @@ def beam_search(
     early_stop: bool = True,
     return_logprobs: bool = False,
 ) -> Decoded:
-    """Keep the `beam_size` best beginnings.
+    """Beam search: keep the `beam_size` best beginnings at every step.
 
     A beam that says "end" is stored; its sum is then lowered by 1000 and it goes on, and may be stored again. At the
     last step all beams are stored. The stored ones are sorted by score, earlier ones first among equals. Trigrams are
@@ -194,7 +194,7 @@ def beam_search(
         penalty: See `length_penalty`.
         temperature: Divides the log probabilities, which are then normalised again; not at the first word.
         decoding_constraint: Forbid the previous word.
-        log_softmax: Off, the first word is chosen from raw logits.
+        log_softmax: False: the first word is chosen from raw logits.
         early_stop: Stop an image once no live beam can overtake its best report. Exact, since sums only fall; used
             only for one report without penalty.
         return_logprobs: Fill `Decoded.logprobs`.

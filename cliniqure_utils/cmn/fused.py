@@ -1,4 +1,4 @@
-"""Batch normalisation made part of the convolution before it, for a trunk that only looks.
+"""Folding batch normalisation into the convolution before it, for a trunk that is not being trained.
 
 In eval mode batch normalisation is a scale and a shift per channel, which the weights of the convolution can take over:
 the same function with a fifth fewer passes over the maps. Training needs the layers as they are, and so do checkpoints;
@@ -33,7 +33,7 @@ def fused(trunk: nn.Module) -> nn.Module:
         for module in list(trunk.modules()):
             for first, second in _neighbours(module):
                 conv, norm = module._modules.get(first), module._modules.get(second)
-                # The very classes: a subclass may do something else besides. Statistics of the batch cannot be fused.
+                # Exactly these classes: a subclass may do more. Statistics of the batch cannot be fused.
                 if type(conv) in CONVOLUTIONS and type(norm) in NORMS and norm.running_mean is not None:
                     kind = conv.weight.dtype  # worked out in float64, so that only the last rounding differs
                     module._modules[first] = fuse_conv_bn_eval(conv.double(), norm.double()).to(kind)

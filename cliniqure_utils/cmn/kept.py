@@ -1,4 +1,4 @@
-"""Results that are worth keeping because the weights that they follow from seldom change."""
+"""A cache for values that are computed from weights, which seldom change."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Kept:
-    """One value worked out from tensors, kept until one of them is replaced, moved or written into."""
+    """One value computed from tensors, kept until one of them is replaced, moved or written into."""
 
     def __init__(self):
         self.forget()
@@ -15,7 +15,7 @@ class Kept:
         self._mark, self._tensors, self._value = None, (), None
 
     def get(self, tensors: Sequence[torch.Tensor], make: Callable, *settings):
-        """The value that `make()` gives for these tensors and settings."""
+        """The value of `make()` for these tensors and settings; `make` is called only where one has changed."""
         mark = (*settings, *map(_version, tensors))
         if self._mark != mark:
             # The tensors are kept too: while they live, no other tensor gets their id.

@@ -1,4 +1,4 @@
-"""What the report model's training needs of its own: two learning rates, and scores of reports to choose an epoch by.
+"""Training the report model: its two learning rates, and the scores of reports that an epoch is chosen by.
 
 plan = training.Plan(seed=seed, param_groups=cmn.LearningRates(trunk=1e-4, rest=5e-4), metric="bleu_4", ...)
 training.fit(model, items, plan, collate=cmn.collate, evaluate=cmn.ReportScores(val_items), ...)
@@ -16,9 +16,9 @@ from cliniqure_utils.cmn.tokenizer import to_prose
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Parameter groups for `training.Plan`: the trunk saw pictures before, the rest starts from nothing.
+    """Parameter groups for `training.Plan`: a trunk that has learned before, and the rest, which starts from nothing.
 
-    Called with a model, gives optimizer groups of its parameters that want gradients. The schedule multiplies both
+    Called with a model, gives optimizer groups of its parameters that require gradients. The schedule multiplies both
     rates. A class and not a closure, so that it can be sent to other processes.
 
     Args:
@@ -81,7 +81,7 @@ class ReportScores:
     to the longest length, rare words <unk>.
 
     BLEU rewards the wording of the many normal statements as much as that of the findings: chosen by it, an epoch that
-    calls every film normal can win. finding_f1 cannot be won so.
+    calls every film normal can win. finding_f1 does not reward that.
 
     Args:
         items: Of the validation split, as `collate` takes them, with ids.

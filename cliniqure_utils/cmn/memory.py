@@ -1,4 +1,4 @@
-"""The cross-modal memory: ONE matrix of slots that both the patches of a film and the words of its report ask.
+"""The cross-modal memory: ONE matrix of slots that both the patches of a film and the words of its report query.
 
 Shapes: n images, h heads.
 """
@@ -19,7 +19,7 @@ def exact_type(device: torch.device) -> torch.dtype:
 
 
 class SharedMemory(nn.Module):
-    """The cross-modal memory: slots that patches and words ask alike.
+    """The cross-modal memory: slots that patches and words query in the same way.
 
     Per head, a query scores every slot, keeps the `topk` best, and receives their values weighted by a softmax over
     those alone.
@@ -65,17 +65,17 @@ class SharedMemory(nn.Module):
         keys, values = self.project()
         n_slots = keys.shape[-1]
         rows = x.shape[:-1].numel()
-        # Choosing the best k is a jump: a rounding error that swaps the k-th and the next slot changes the answer.
+        # Choosing the best k is discontinuous: a rounding error that swaps two slots changes the answer.
         # So the scores are at least float32 on every device, whatever mixed precision does around them.
         queries = self._exactly(self.query, x)
         with torch.autocast(x.device.type, enabled=False):
             queries = queries.view(rows, self.heads, -1).transpose(0, 1)  # (h, rows, width / h)
-            queries = queries / math.sqrt(queries.shape[-1])  # before the product: a thirtieth of the numbers
+            queries = queries / math.sqrt(queries.shape[-1])  # before the product, where there are fewer numbers
             best, chosen = (queries @ keys).topk(self.topk, dim=-1)
             weights = self.dropout(best.softmax(dim=-1))
         weights = weights.to(values.dtype)
         if torch.is_grad_enabled():
-            # In training all slots with weight 0 for the others: gradients of a product are cheaper than of a look-up.
+            # In training, a product with all slots (weight 0 if not chosen): its gradient is cheaper than a look-up's.
             everywhere = values.new_zeros(self.heads, rows, n_slots).scatter(-1, chosen, weights)
             responses = everywhere @ values.view(self.heads, n_slots, -1)
         else:

@@ -1,11 +1,11 @@
-"""R2GenCMN: a small transformer that writes, and one memory that both its eyes and its words consult.
+"""R2GenCMN: a small transformer that writes reports, with one memory that both image patches and words query.
 
     patches -> linear + ReLU -> + memory response -> + positions -> encoder -> what the film shows
     words   -> embedding -> + positions -> + memory response -> decoder (looks at the encoder) -> next word
 
-The memory is ONE matrix of slots. Patches and words ask the same slots, which is how a region and the word for it can
-meet. There is no co-attention and there are no separate visual and textual memories, whatever the CliniQure paper
-(section 4.3) says.
+The memory is ONE matrix of slots. Patches and words query the same slots, which is how a region can be linked to the
+word for it. There is no co-attention and there are no separate visual and textual memories, whatever the CliniQure
+paper (section 4.3) says.
 
 Source: Chen, Shen, Song, Wan, "Cross-modal Memory Networks for Radiology Report Generation", ACL-IJCNLP 2021. Written
 from the architecture; numbers agree with the public code. Shapes: n images, S patches, L words, h heads.
@@ -30,8 +30,8 @@ class Explanation:
     """What the model consulted while it wrote; see `R2GenCMN.explain`.
 
     Attributes:
-        patch_slots, patch_slot_weights: (n, S, h, topk) slots each patch asked, and their weights (sum 1).
-        word_slots, word_slot_weights: (n, L, h, topk) slots each word of the report asked.
+        patch_slots, patch_slot_weights: (n, S, h, topk) slots that each patch chose, and their weights (sum 1).
+        word_slots, word_slot_weights: (n, L, h, topk) the same for each word of the report.
         word_patches: (n, L, layers, h, S) weight of each patch while that word was being chosen (sum 1).
     """
 
@@ -43,7 +43,7 @@ class Explanation:
 
 
 class R2GenCMN(nn.Module):
-    """The whole model.
+    """The whole model: visual extractor, shared memory, encoder and decoder.
 
     Args:
         tokenizer: Its vocabulary; the model has `tokenizer.n_outputs` outputs.
@@ -143,7 +143,7 @@ class R2GenCMN(nn.Module):
         *,
         features: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Teacher forcing.
+        """One training pass with teacher forcing: each word is predicted from the true words before it.
 
         Args:
             images: Normalised images, see `patch_features`; or, in their place,

@@ -1,4 +1,4 @@
-"""From a film to 49 patch features: the part of R2GenCMN that sees."""
+"""From a film to 49 patch features: R2GenCMN's visual extractor."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def preprocess(image: np.ndarray) -> torch.Tensor:
-    """The evaluation transform: 224 x 224 whatever the aspect, three equal channels, ImageNet statistics.
+    """The model's input from a film: 224 x 224 whatever the aspect, three equal channels, ImageNet-normalised.
 
     Args:
         image: (height, width) grey, uint8 or float in [0, 1]; dense tissue bright.
@@ -43,7 +43,7 @@ def preprocess(image: np.ndarray) -> torch.Tensor:
 
 
 class TinyPatches(nn.Module):
-    """The laptop's trunk: `TopDown`, its fine map brought to the 7 x 7 grid beside the trunk's own last map.
+    """The trunk for a laptop: `TopDown`, its fine map pooled to the 7 x 7 grid and joined with the trunk's last map.
 
     Of each patch of the fine map both mean and maximum are kept: a small shadow shows in the maximum and drowns in the
     mean. Source: ours.
@@ -63,7 +63,7 @@ class TinyPatches(nn.Module):
 
 
 def build_extractor(name: str, weights: str | Path | None = None) -> nn.Module:
-    """Trunk by name, normalised (n, 3, 224, 224) -> (n, channels, 7, 7).
+    """Build a trunk by name: normalised images (n, 3, 224, 224) -> (n, channels, 7, 7).
 
     Args:
         name: "tiny", or a ResNet of `vision.trunks.TRUNKS`: torchvision's, without its last two layers.

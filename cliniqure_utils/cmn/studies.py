@@ -138,7 +138,7 @@ class ReportDataset(torch.utils.data.Dataset):
         max_length: Most words of a report.
 
     Raises:
-        ValueError: A film or study has no report, or an image id is no file name.
+        ValueError: A film or study has no report, or an image id cannot be a file name.
     """
 
     def __init__(

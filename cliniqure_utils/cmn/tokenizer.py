@@ -48,7 +48,7 @@ class Tokenizer:
     Attributes:
         words: tuple of the V words; `words[i]` has id i + 1.
         dataset: As given.
-        n_outputs: V + 1, the number of things a model can say (id 0 is "the end").
+        n_outputs: V + 1, the number of a model's outputs: the words, and id 0 for "the end".
     """
 
     def __init__(self, words: Iterable[str], dataset: str = "mimic_cxr"):
