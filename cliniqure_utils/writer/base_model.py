@@ -72,7 +72,7 @@ def _convert_packaged(folder: Path) -> None:
 
 
 def _make_tiny(folder: Path) -> None:
-    """A random Llama of two narrow layers with a byte-level tokenizer: every path of the code, no knowledge."""
+    """Save a random Llama of two narrow layers with a byte-level tokenizer, which runs every path of the code."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -108,7 +108,7 @@ def load_base(name: str, models_dir: str | Path = "../data/models", n_labels: in
         (model, tokenizer, notes): notes says what was done about the padding token and the embeddings.
 
     Raises:
-        MissingWeights: The weights cannot be had.
+        MissingWeights: The weights cannot be found or downloaded.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging

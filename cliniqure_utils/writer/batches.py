@@ -37,7 +37,7 @@ def encode_pairs(tokenizer, pairs: Sequence[tuple[str, str]], max_length: int) -
 
     Returns:
         (items with input_ids and labels, number left out). A pair is left out where the answer is empty or the length
-        limit cuts it away: its loss would be the mean of nothing.
+        limit cuts it away: its loss would be a mean over no token.
     """
     items, left_out = [], 0
     for prompt, answer in pairs:
@@ -81,14 +81,14 @@ def batches_of_like_length(items: Sequence[dict], batch_size: int, seed: int, po
 
 
 def keeps_logits(model) -> bool:
-    """Can the model be told to score only the last positions of a text?"""
+    """Whether the model can be told to score only the last positions of a text."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # below peft's wrapper
     return "logits_to_keep" in inspect.signature(inner.forward).parameters
 
 
 def answers_only(batch: dict) -> dict:
-    """Have the model score only the positions from the first answer on: same loss, and the large output layer is not
-    run over the prompts."""
+    """The batch with `logits_to_keep`, so that the model scores only the positions from the first answer on: the loss
+    stays the same, and the large output layer is not run over the prompts."""
     counted = (batch["labels"] != IGNORED).any(0).nonzero()
     first = int(counted[0]) - 1  # the token before an answer predicts its first token
     keep = batch["labels"].shape[1] - max(first, 0)

@@ -1,4 +1,4 @@
-"""The disease table that section 5.2 fine-tunes on, from wherever it can be had, through the library `datasets`."""
+"""The disease table that section 5.2 fine-tunes on, read from a file, a folder or the Hugging Face hub."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".p
 
 
 class MissingTable(RuntimeError):
-    """The disease table cannot be had, or is not one; the message says what to do."""
+    """The disease table cannot be found, or the file is not one; the message says what to do."""
 
 
 def read_diseases(source: str | Path, language: str = LANGUAGE) -> tuple[pd.DataFrame, int]:
@@ -51,7 +51,7 @@ def read_diseases(source: str | Path, language: str = LANGUAGE) -> tuple[pd.Data
 
 
 def sourced_rows(table: pd.DataFrame) -> pd.Series:
-    """Which rows name a source, bool; none where the table has no column for it (the paper's has not)."""
+    """bool (n,): which rows name a source; none where the table has no column for it (the paper's has none)."""
     if "source" not in table.columns:
         return pd.Series(False, index=table.index)
     return ~table.source.isin(["", UNSOURCED])

@@ -30,7 +30,7 @@ class IndianaReport:
 
     @property
     def whole(self) -> bool:
-        """Nothing of findings and impression was taken out, and no character of them stands for another."""
+        """Whether nothing was taken out of findings and impression, and no character in them stands for another."""
         text = self.findings + self.impression
         return HOLE not in text and "&" not in text
 

@@ -27,7 +27,7 @@ def training_evidence(
     """Evidence of training films in the form that the earlier stages give for unseen ones, but true.
 
     A writer must learn to say what the prompt lists, so a finding is listed only where the answer to be learned states
-    it. What differs between films of the other splits is imitated: probabilities anywhere from 0.15 to 1, in the order
+    it. The imperfect evidence of unseen films is imitated: probabilities anywhere from 0.15 to 1, in the order
     in which the impression names the findings; the boxes of four findings in ten missed (`training_answer` then says no
     side of them); for one film in four a crude report that belongs to another film, since crude reports are not to be
     trusted. Source: ours.
@@ -61,7 +61,7 @@ def training_evidence(
 def _only_what_is_answered(
     evidence: Evidence, report: Mapping[str, str], tokenizer, max_tokens: int | None
 ) -> Evidence:
-    """The evidence less what the answer does not state.
+    """The evidence without what the answer does not state.
 
     Without the box of a finding the answer says no side of it and is shorter, so that a sentence more may fit; what
     that sentence states is listed, too, but not its box, or the sentence would grow again.
@@ -94,8 +94,8 @@ def training_answer(
     Args:
         report: impression and findings.
         tokenizer, max_tokens: Measure of the cut; without them nothing is cut.
-        evidence: With it the answer says no place of a finding whose box the prompt does not hold: a writer that is
-            taught to say sides which it was not told learns to invent them.
+        evidence: If given, the answer says no place of a finding whose box the prompt does not hold: a writer that is
+            taught to say sides it was not told learns to invent them.
     """
     sided = None if evidence is None else {name for name, _, place in evidence.boxes if place != "midline"}
 
@@ -153,8 +153,8 @@ def indiana_pairs(
 ) -> list[tuple[str, str]]:
     """(prompt, answer) pairs of reports that radiologists wrote, read from the installed package. Never print them.
 
-    The report is the answer; the prompt lists what the answer states, as the rule labeller reads it, so the pair is
-    true to itself. Only reports without holes that state a finding are drawn, each text once (many reports of healthy
+    The report is the answer; the prompt lists what the answer states, as the rule labeller reads it, so the two
+    agree. Only reports without holes that state a finding are drawn, each text once (many reports of healthy
     lungs are equal to the letter). Source: ours.
 
     Args:
