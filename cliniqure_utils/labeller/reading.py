@@ -19,8 +19,7 @@ class Mention:
     Attributes:
         finding: One of `FINDINGS`.
         status: "present", "absent" or "uncertain".
-        side: Image-independent patient side "left", "right", "both", or None where none is said (always None for heart
-            and aorta).
+        side: The patient's side, "left", "right" or "both"; None where none is said (always None for heart and aorta).
         sentence: 0-based index into `split_sentences(text)`.
         words: The words that named it, lower case.
         side_shared: The side is said of a neighbour in a list, "left effusion and atelectasis", and may not be meant.
@@ -56,7 +55,7 @@ def find_mentions(text: str) -> list[Mention]:
         Mentions in reading order. The same finding may come more than once. "The heart is normal in size" gives an
         absent Cardiomegaly, "the lungs are clear" absent Consolidation, Infiltration and Lung Opacity.
 
-    Source: ours (see the head of this module).
+    Source: ours (see the head of the package, `labeller`).
     """
     if not isinstance(text, str):
         return []
@@ -88,7 +87,7 @@ def label_matrix(texts: Iterable[str]) -> np.ndarray:
 
 
 def overall_statement(sentence: str) -> str | None:
-    """Does a sentence speak of the whole film?
+    """What a sentence says of the whole film.
 
     Returns:
         "normal" ("normal chest radiograph", "no abnormality"), "otherwise normal" ("no other abnormality", "normal
@@ -118,8 +117,8 @@ def denies_the_unnamed(text: str) -> dict[int, frozenset[str]]:
         text: Report prose; None and NaN give {}.
 
     Returns:
-        Index into `split_sentences(text)` -> names, only for the sentences that deny some so. What such a sentence
-        names is in `find_mentions`, as "the lungs are clear" is.
+        Index into `split_sentences(text)` -> names of findings, for the sentences that deny findings in this way. What
+        a sentence names itself is in `find_mentions`, which reads "the lungs are clear" as three absent findings.
 
     Source: ours.
     """

@@ -48,8 +48,8 @@ NOT_A_STATEMENT = compile_words(
     "status post|"
     "risks? (of|for)|screening for|prior|previously (treated|drained))(?! (exam|study|film|radiograph|imaging))"
 )
-# Talk about a disease in general, as a handbook has it, is not about this film either. It opens a sentence ("treatment
-# of effusion includes drainage"), follows the finding that opens one ("pneumothorax is caused by"), or stands just
+# General statements about a disease, as in a handbook, are not about this film. They open a sentence ("treatment
+# of effusion includes drainage"), follow the finding that opens one ("pneumothorax is caused by"), or stand just
 # before a finding ("diuretics are used to treat effusions").
 GENERAL_OPENING = compile_words(
     "((in general|generally|typically|usually|common|usual|typical|main|possible|potential|underlying|associated|"
@@ -101,11 +101,11 @@ BEFORE_TAILS = (
     "small tension severe evaluate evaluating assess assessing confirm confirming detecting diagnosing identify "
     "identifying"
 )
-GENERAL_TAILS = tuple(f" {word} " for word in BEFORE_TAILS.split()) + ("if ",)  # a quick look before the search
+GENERAL_TAILS = tuple(f" {word} " for word in BEFORE_TAILS.split()) + ("if ",)  # a cheap test before the search
 GENERAL_ENDS = re.compile(
     r";(?= (?:no|there|this|left|right)\b)|\b(?:but|however)\b|,? and (?=(?:the|there|an?|this)\b)"
 )
-# What speaks of this film even there.
+# Words that show that such a sentence speaks of this film after all.
 HERE = re.compile(r"\bthere (?:is|are)\b|\b(?:shows?|demonstrates?|reveals?)\b")
 THE = re.compile(r"\b(?:the|this|that|these|those|his|her|patient's) (?:(?!of |for |with |in |is |are )\w+ ){0,2}$")
 # A history that the film bears out is a statement: "markings consistent with her history of fibrosis".
