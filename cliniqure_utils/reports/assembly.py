@@ -63,9 +63,9 @@ def _in_prose(name: str) -> str:
 
 
 def facts_of(evidence: Evidence) -> list[dict]:
-    """What the models found, as plain values: per finding, in class order, name, probability (None where only the
-    detector found it), boxes (score, side "left", "right" or None, zone "upper", "mid", "lower" or None, box in DICOM
-    pixels or None)."""
+    """What the models found, as plain values. One dict per finding, in class order: name, probability (None where only
+    the detector found it), boxes (score, side "left", "right" or None, zone "upper", "mid", "lower" or None, box in
+    DICOM pixels or None)."""
     probability = dict(evidence.findings)
     corners = evidence.corners or [None] * len(evidence.boxes)
     facts = []
@@ -88,7 +88,7 @@ def assemble_report(evidence: Evidence, prose: str, knowledge: pd.DataFrame, sys
     Returns:
         dict with `text` (what is scored: the prose as written, or the template's text) and `sections`: findings
         (`facts_of`), facts (the template's text), crude_report, checked (sentences with status and problems), kept
-        (the sentences that the evidence carries or that name no finding), set_aside (the others), omitted (findings
+        (sentences that the evidence supports or that name no finding), set_aside (the others), omitted (findings
         that the text does not name), problems (their counts), recommendations (table rows with source), disclaimer.
     """
     facts = template_report(evidence)

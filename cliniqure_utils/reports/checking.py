@@ -1,4 +1,4 @@
-"""Every sentence of a report held against the evidence, offline, by the rule labeller.
+"""Checking every sentence of a report against the evidence, offline, with the rule labeller.
 
 The checker knows five errors. It judges a text by what the classifier and the detector found, not by what the patient
 has: a supported sentence can still be wrong. Source: ours.
@@ -20,7 +20,7 @@ _BOTH = frozenset({"left", "right"})
 
 
 def check_sentences(text: str, evidence: Evidence) -> list[dict]:
-    """Hold every sentence of a text against the evidence.
+    """Check every sentence of a text against the evidence.
 
     The side of a finding is known from its boxes alone. Each side that a sentence states must have one: "bilateral
     effusions" with a box on the left is as wrong of the right side as "left effusion and right effusion". A denial of
@@ -28,11 +28,11 @@ def check_sentences(text: str, evidence: Evidence) -> list[dict]:
 
     Returns:
         One dict per sentence: sentence, status, problems (list of {finding, problem}, empty where there is none).
-        Status "contradicted": it states a finding that neither model stands for ("hallucination"), on a side where none
+        Status "contradicted": it states a finding that neither model reports ("hallucination"), on a side where none
         was found ("wrong side"), or denies one that is there, or all of them: "normal chest" ("contradiction").
-        "unsupported": it leaves open a finding that is not in the evidence (also a "hallucination"), or tells the side
-        of one that the classifier alone found, so that none is known ("untold side"; not where the side may belong to a
-        neighbour alone: "left effusion and atelectasis").
+        "unsupported": it leaves open a finding that is not in the evidence (also a "hallucination"), or names the side
+        of one that only the classifier found, so that its side is unknown ("untold side"; not where the side may belong
+        to a neighbour alone: "left effusion and atelectasis").
         "supported": what it says about findings agrees with the evidence. "neutral": it says nothing about them in this
         film, as general talk does: "effusions are treated by drainage".
     """

@@ -1,4 +1,4 @@
-"""What the earlier stages say about one film, and where, in words."""
+"""The evidence for a report: what the earlier stages found on a film, and where, in words."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class Evidence:
 
     @property
     def present(self) -> set[str]:
-        """Names that the classifier or the detector stands for."""
+        """Names of the findings that the classifier or the detector reports."""
         return {name for name, _ in self.findings} | {name for name, _, _ in self.boxes}
 
 
