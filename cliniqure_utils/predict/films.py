@@ -9,7 +9,7 @@ from cliniqure_utils.dicom import UnreadableImage, image_id_of
 from cliniqure_utils.dicom.archive import run_guarded, small_film
 from cliniqure_utils.notebooks import ran_with
 from cliniqure_utils.predict.inputs import frontal_view, refusal
-from cliniqure_utils.process import resolve_device
+from cliniqure_utils.process import keep_freed_memory, resolve_device
 from cliniqure_utils.project import require
 
 # What the models are made of, and how the run used them.
@@ -65,6 +65,7 @@ def _models(run_dir: Path, made: tuple, device: str):
     from cliniqure_utils import cmn
     from cliniqure_utils.vision.inference import RunModels
 
+    keep_freed_memory()  # worker processes and a Dask cluster's workers come through here, too
     writing = ran_with(run_dir, "04_crude_report")
     options = {name: writing[name] for name in ("beam_size", "max_length")}
     return RunModels(run_dir, device), cmn.load(run_dir / "04_crude_report").to(device), options

@@ -1,11 +1,13 @@
 """Films through a run's models: the run's own numbers, any kind of picture, broken files."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cliniqure_utils.predict import films as films_module
 from cliniqure_utils.predict.films import stream_films
 from cliniqure_utils.project import MissingInput
 from cliniqure_utils.runs import read_jsonl, read_table
@@ -55,6 +57,16 @@ def test_pictures_of_any_shape_get_findings_and_broken_files_a_reason(run_dir, t
     assert (film["source"], film["rows"], film["columns"]) == ("tall.png", 300, 200)
     assert film["shown"].shape == (300, 200)
     check(film)
+
+
+def test_every_process_that_loads_the_models_keeps_freed_memory(finished_run, run_dir, tmp_path, monkeypatch):
+    """A worker process does not come through `predict.command`."""
+    asked = []
+    monkeypatch.setattr(films_module, "keep_freed_memory", lambda: asked.append(True))
+    shutil.copytree(run_dir, tmp_path / "run")  # models of another folder are loaded anew
+    paths = sorted((finished_run / "films").iterdir())[:2]
+    assert all(reason is None for _, _, reason in stream_films(paths, tmp_path / "run", "cpu"))
+    assert asked == [True]
 
 
 def test_a_run_without_models_is_named(tmp_path):
