@@ -236,4 +236,4 @@ def test_make_keeps_its_environment_unless_another_python_is_asked_for(make_says
 def test_make_check_is_all_but_what_runs_notebooks(repository):
     makefile = (repository / "Makefile").read_text(encoding="utf-8")
     rules = {name: re.search(rf"^{name}:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1] for name in ("check", "test")}
-    assert rules["check"].replace(" -m 'not chain'", "") == rules["test"] != rules["check"]
+    assert rules["check"].replace(" -m 'not chain' -n 2 --dist loadfile", "") == rules["test"] != rules["check"]
