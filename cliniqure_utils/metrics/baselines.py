@@ -1,4 +1,4 @@
-"""Trivial baselines of boxes: what a method scores that never looks at a film."""
+"""Trivial baselines of boxes: predictions of a method that never looks at a film."""
 
 from collections.abc import Iterable, Mapping
 
@@ -12,22 +12,22 @@ from cliniqure_utils.vocabulary import BOX, NO_FINDING
 def mean_box_baseline(
     train_boxes: pd.DataFrame, image_sizes: Mapping[str, tuple[float, float]], train_sizes: Mapping | None = None
 ) -> pd.DataFrame:
-    """Trivial baseline: per class the mean training box, on every image, scored by how common the class is.
+    """Trivial baseline: per class the mean training box, on every film, scored by how common the class is.
 
-    Boxes are averaged as shares of their image, so that films of different sizes count alike.
+    Boxes are averaged as shares of their film, so that films of different sizes count alike.
 
     Args:
-        train_boxes: Boxes of the training images, as in `detection`. "No finding" rows are no boxes.
-        image_sizes: image_id -> (width, height) in pixels of the images to predict.
-        train_sizes: The same for all training images, those without a box included: their number is what prevalence
-            is a share of. None: the training images are those that train_boxes names, their sizes are in image_sizes
-            (so they are predicted too).
+        train_boxes: Boxes of the training films, as in `detection`. "No finding" rows are no boxes.
+        image_sizes: image_id -> (width, height) in pixels of the films to predict.
+        train_sizes: The same for all training films, those without a box included: their number is what prevalence
+            is a share of. None: the training films are those that train_boxes names, and their sizes are taken from
+            image_sizes (so they are predicted too).
 
     Returns:
-        image_id, class_name, score (share of the training images with the class), x_min, y_min, x_max, y_max (pixels).
+        image_id, class_name, score (share of the training films with the class), x_min, y_min, x_max, y_max (pixels).
 
     Raises:
-        ValueError: A training image has no size.
+        ValueError: A training film has no size.
     """
     n_train = train_boxes["image_id"].nunique() if train_sizes is None else len(train_sizes)
     boxes = checked_boxes(train_boxes, "train_boxes", None)
@@ -41,14 +41,14 @@ def mean_box_baseline(
 def whole_image_baseline(
     prevalence: Mapping[str, float], image_sizes: Mapping[str, tuple[float, float]]
 ) -> pd.DataFrame:
-    """Trivial baseline: on every image one box over all of it per class, scored by the class's prevalence."""
+    """Trivial baseline: on every film one box over all of it per class, scored by the class's prevalence."""
     names = list(prevalence)
     corners = np.tile([0.0, 0.0, 1.0, 1.0], (len(names), 1))
     return on_every_image(names, corners, np.array([prevalence[n] for n in names], dtype=float), image_sizes)
 
 
 def on_every_image(names: Iterable[str], corners: np.ndarray, scores: np.ndarray, image_sizes) -> pd.DataFrame:
-    """The same relative boxes (k, 4) on every image, in its pixels."""
+    """The same relative boxes (k, 4) on every film, in its pixels."""
     names, image_ids = list(names), list(image_sizes)
     ids = np.repeat(np.array(image_ids, dtype=object), len(names))
     table = pd.DataFrame(
@@ -59,7 +59,7 @@ def on_every_image(names: Iterable[str], corners: np.ndarray, scores: np.ndarray
 
 
 def image_scale(image_ids, image_sizes) -> np.ndarray:
-    """(n, 4) width, height, width, height of each row's image."""
+    """(n, 4) width, height, width, height of each row's film."""
     missing = next((i for i in image_ids if i not in image_sizes), None)
     if missing is not None:
         raise ValueError(f"image {missing} has no entry in the image sizes")

@@ -63,12 +63,12 @@ class BertScores:
         baseline: The same for random pairs of reports; None when there were fewer than two reports to pair.
         rescaled: (raw - baseline) / (1 - baseline), mean over pairs: 0 is a random pair, 1 identity, below 0 is
             possible. None when there is no baseline: then nothing was rescaled.
-        shuffled: Raw scores of the same predictions against another image's reference; None as above.
+        shuffled: Raw scores of the same predictions against another film's reference; None as above.
         shuffled_rescaled: The same, rescaled.
         pairs: One row per pair: precision, recall, f1 (raw), empty (a side has no words), cut (a side was longer than
             the encoder reads, and its tail did not count).
-        shuffled_f1: float (n pairs,): raw F1 of each prediction against another image's reference; empty as above.
-        random_pairs: float (n,): raw F1 of each random pair, for a picture.
+        shuffled_f1: float (n pairs,): raw F1 of each prediction against another film's reference; empty as above.
+        random_pairs: float (n,): raw F1 of each random pair, for a figure.
         encoder, layer: What measured it.
     """
 
@@ -178,10 +178,10 @@ def bert_scores_by_system(
     swaps the two numbers.
 
     Args:
-        references: One text per image.
-        predictions: System -> one text per image, in the order of the references. Each different text is encoded once.
+        references: One text per film.
+        predictions: System -> one text per film, in the order of the references. Each different text is encoded once.
         scorer: A loaded `BertScorer`; None loads the default one.
-        baseline_texts: Reports of different images, whose random pairs are the zero of the rescaled scores; None takes
+        baseline_texts: Reports of different films, whose random pairs are the zero of the rescaled scores; None takes
             the references. With fewer than two of them nothing is rescaled, and the result says so.
         n_random_pairs: How many such pairs.
         seed: Seed of the random pairs and of the shuffling.
@@ -232,7 +232,7 @@ def bert_scores_by_system(
 def random_pairs(texts: Sequence[str], n_pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of `n_pairs` random pairs of two different, non-empty texts' places; empty arrays below two places.
 
-    Two images may well have the same text ("normal"); such a pair stays in, because a random report would hit it too.
+    Two films may well have the same text ("normal"); such a pair stays in, because a random report would hit it too.
     """
     places = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=int)
     if len(places) < 2:

@@ -1,7 +1,7 @@
-"""Bootstrap by image: how far a number would move had other images been drawn.
+"""Bootstrap by film: how far a number would move had other films been drawn.
 
-A resample of n images is a row of counts (how often each image was drawn). A metric that is a sum over images is then
-one matrix product for all resamples at once, which is why every metric here keeps its parts per image.
+A resample of n films is a row of counts (how often each film was drawn). A metric that is a sum over films is then
+one matrix product for all resamples at once, which is why every metric here keeps its parts per film.
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), percentile interval.
 """
@@ -10,13 +10,13 @@ import numpy as np
 
 
 def resample_counts(n_images: int, n_resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """Draw `n_resamples` samples of `n_images` images with replacement.
+    """Draw `n_resamples` samples of `n_images` films with replacement.
 
     Returns:
-        int64 (n_resamples, n_images): how often each image was drawn; every row sums to n_images.
+        int64 (n_resamples, n_images): how often each film was drawn; every row sums to n_images.
 
     Raises:
-        ValueError: No image, or no resample.
+        ValueError: No film, or no resample.
     """
     if n_images < 1 or n_resamples < 1:
         raise ValueError(f"a bootstrap needs images and resamples, got {n_images} and {n_resamples}")
@@ -37,9 +37,9 @@ def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[float,
 
 
 def mean_interval(values, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high) of one value per image, percentile bootstrap; NaN values are not allowed.
+    """(mean, low, high) of one value per film, percentile bootstrap; NaN values are not allowed.
 
-    Give the differences of two systems on the same images for a paired interval.
+    Give the differences of two systems on the same films for a paired interval.
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or np.isnan(values).any():

@@ -1,4 +1,4 @@
-"""Do probabilities keep what they promise: of all answers of 80%, are four in five right?"""
+"""Calibration of probabilities: of all answers given with 80%, are four in five right?"""
 
 import numpy as np
 import pandas as pd
@@ -45,8 +45,8 @@ def calibration_error(*, references, probabilities, n_bins: int = 10) -> dict[st
 
     Returns:
         ece: the mean gap between confidence and frequency over the groups of `reliability`, weighted by their size;
-        brier: the mean squared error of the probabilities; brier_prior: the same of always answering the frequency of
-        each class (the last axis), the least that knowing nothing else can reach. All in [0, 1], 0 is best.
+        brier: the mean squared error of the probabilities; brier_prior: the same if each class (the last axis) is
+        always given its frequency, the best value without looking at a film. All in [0, 1], 0 is best.
 
     Source: Naeini et al. 2015 (expected calibration error); Brier 1950.
     """

@@ -3,10 +3,10 @@
 The paper prints precision .83, recall .81 and F1 .81 without saying over what they are averaged (notes, row 12), so
 all four usual averages are computed:
 
-- micro: true and false positives and false negatives are added over images and classes, then divided;
+- micro: true and false positives and false negatives are added over films and classes, then divided;
 - macro: per class, then the plain mean over classes;
 - weighted: per class, then the mean weighted by the number of positive references of the class;
-- samples: per image, then the mean over images.
+- samples: per film, then the mean over films.
 
 A ratio without a denominator counts as 0, as in scikit-learn with zero_division=0.
 """
@@ -24,12 +24,12 @@ def classification_scores(*, references, predictions) -> dict[str, float]:
     """Precision, recall and F1 under four averages, and the Hamming loss.
 
     Args:
-        references: (n images, k classes) 0/1 or bool: what is there.
+        references: (n films, k classes) 0/1 or bool: what is there.
         predictions: The same shape: what was said.
 
     Returns:
         micro_precision, micro_recall, micro_f1, the same for macro, weighted and samples, and hamming_loss (the share
-        of wrong image-class decisions, 0 is best); all in [0, 1].
+        of wrong film-class decisions, 0 is best); all in [0, 1].
 
     Raises:
         ValueError: Shapes differ, an array is empty, or a value is neither 0 nor 1.
@@ -44,14 +44,14 @@ def classification_scores(*, references, predictions) -> dict[str, float]:
 def classification_intervals(
     *, references, predictions, n_resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """95% bootstrap interval by image of every number of `classification_scores`: name -> (low, high)."""
+    """95% bootstrap interval by film of every number of `classification_scores`: name -> (low, high)."""
     references, predictions = _binary(references, predictions)
     counts = resample_counts(len(references), n_resamples, seed)
     return {name: percentile_interval(v) for name, v in _scores(references, predictions, counts).items()}
 
 
 def per_image_f1(*, references, predictions) -> np.ndarray:
-    """F1 of each image (n,); 0 where neither side names a class: add "No finding" first (`with_no_finding`)."""
+    """F1 of each film (n,); 0 where neither side names a class: add "No finding" first (`with_no_finding`)."""
     references, predictions = _binary(references, predictions)
     return _rate(2 * (references & predictions).sum(1), references.sum(1) + predictions.sum(1))
 
@@ -63,7 +63,7 @@ def with_no_finding(findings) -> np.ndarray:
 
 
 def auroc(*, references, probabilities) -> np.ndarray:
-    """Area under the ROC curve of each class: the chance that a positive image scores above a negative one.
+    """Area under the ROC curve of each class: the chance that a positive film scores above a negative one.
 
     Args:
         references: (n, k) 0/1 or bool.
@@ -82,7 +82,7 @@ def auroc(*, references, probabilities) -> np.ndarray:
 def macro_auroc_interval(
     *, references, probabilities, n_resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """(macro AUROC, low, high): the mean over classes that have both values, 95% bootstrap interval by image.
+    """(macro AUROC, low, high): the mean over classes that have both values, 95% bootstrap interval by film.
 
     A resample in which a class has one value only leaves that class out.
     """
@@ -98,9 +98,9 @@ def macro_auroc_interval(
 
 
 def average_precision(*, references, probabilities) -> np.ndarray:
-    """Average precision of each class: precision where each positive image is reached, averaged over the positives.
+    """Average precision of each class: precision where each positive film is reached, averaged over the positives.
 
-    Args, Raises: As `auroc`. A ranking by chance scores the share of positive images, not .5.
+    Args, Raises: As `auroc`. A ranking by chance scores the share of positive films, not .5.
 
     Returns:
         float (k,) in [0, 1]; NaN where a class has no positive reference. As scikit-learn's average_precision_score.
@@ -112,7 +112,7 @@ def average_precision(*, references, probabilities) -> np.ndarray:
 def per_class_intervals(
     *, references, probabilities, class_names, n_resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """AUROC and average precision of each class with 95% bootstrap intervals by image.
+    """AUROC and average precision of each class with 95% bootstrap intervals by film.
 
     Returns:
         Index class_names; positives, auroc, auroc_low, auroc_high, ap, ap_low, ap_high. NaN as in `auroc` and
@@ -129,14 +129,14 @@ def per_class_intervals(
 
 
 def always_one_class(n_images: int, n_classes: int, index: int = -1) -> np.ndarray:
-    """Trivial baseline: the same single class on every image; the last of the 15 is "No finding". bool (n, k)."""
+    """Trivial baseline: the same single class on every film; the last of the 15 is "No finding". bool (n, k)."""
     answer = np.zeros((n_images, n_classes), dtype=bool)
     answer[:, index] = True
     return answer
 
 
 def most_common_labels(train_labels, n_images: int) -> np.ndarray:
-    """Trivial baseline: the most frequent label set of the training images on every image. bool (n_images, k).
+    """Trivial baseline: the most frequent label set of the training films on every film. bool (n_images, k).
 
     Of equally frequent sets the first in sorted order is taken.
     """
@@ -145,7 +145,7 @@ def most_common_labels(train_labels, n_images: int) -> np.ndarray:
 
 
 def class_prior(train_labels, n_images: int) -> np.ndarray:
-    """Trivial baseline: each class's share of the training images as its probability. float (n_images, k)."""
+    """Trivial baseline: each class's share of the training films as its probability. float (n_images, k)."""
     return np.repeat(np.asarray(train_labels, dtype=float).mean(0, keepdims=True), n_images, axis=0)
 
 
@@ -176,7 +176,7 @@ def _rate(part, whole) -> np.ndarray:
 
 
 def _scores(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """All scores for every row of image weights (r, n); each value is an array (r,)."""
+    """All scores for every row of film weights (r, n); each value is an array (r,)."""
     weights = weights.astype(float)
     both = references & predictions
     # One product for all three counts of all classes: (r, n) @ (n, 3k).
@@ -216,7 +216,7 @@ def _scores(references: np.ndarray, predictions: np.ndarray, weights: np.ndarray
 
 
 def _weighted_auroc(references: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUROC of every class under every row of image weights: (r, k), NaN where one of the two sides is empty."""
+    """AUROC of every class under every row of film weights: (r, k), NaN where one of the two sides is empty."""
     result = np.full((len(weights), references.shape[1]), np.nan)
     for k in range(references.shape[1]):
         order = np.argsort(scores[:, k], kind="stable")
@@ -233,7 +233,7 @@ def _weighted_auroc(references: np.ndarray, scores: np.ndarray, weights: np.ndar
 
 
 def _weighted_precision(references: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Average precision of every class under every row of image weights: (r, k), NaN without a positive image."""
+    """Average precision of every class under every row of film weights: (r, k), NaN without a positive film."""
     result = np.full((len(weights), references.shape[1]), np.nan)
     for k in range(references.shape[1]):
         order = np.argsort(-scores[:, k], kind="stable")

@@ -1,9 +1,8 @@
-"""Is one model better than another on the same images? Paired differences, a permutation test, and the price of asking
-often.
+"""Is one model better than another on the same films? Paired differences, a permutation test, many comparisons.
 
-Both models see the same images, so an image that is easy for both says nothing: only the differences count. Each
-comparison gives an interval (bootstrap by image) and a p value (under the hypothesis that the two models' answers to an
-image could be swapped, how often would a difference this large come about?). With m comparisons at 5% each, about
+Both models see the same films, so a film that is easy for both says nothing: only the differences count. Each
+comparison gives an interval (bootstrap by film) and a p value (under the hypothesis that the two models' answers to a
+film could be swapped, how often would a difference this large come about?). With m comparisons at 5% each, about
 m/20 look good by luck: `holm` corrects the p values for that.
 """
 
@@ -15,10 +14,10 @@ from cliniqure_utils.metrics.bootstrap import percentile_interval, resample_coun
 
 
 def paired_difference(values_a, values_b, n_resamples: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Compare two systems by one value per image, such as an F1 or a BERTScore.
+    """Compare two systems by one value per film, such as an F1 or a BERTScore.
 
     Args:
-        values_a, values_b: float (n,), same images in the same order, no NaN.
+        values_a, values_b: float (n,), same films in the same order, no NaN.
         n_resamples: Resamples of the bootstrap and flips of the test.
         seed: Seed of both.
 
@@ -27,7 +26,7 @@ def paired_difference(values_a, values_b, n_resamples: int = 1000, seed: int = 0
         1 / (n_resamples + 1)), n.
 
     Raises:
-        ValueError: Lengths differ, no image, or a NaN.
+        ValueError: Lengths differ, no film, or a NaN.
 
     Source: Efron and Tibshirani 1993, chapters 13 and 15; p with the observed value counted in (Phipson, Smyth 2010).
     """
@@ -43,9 +42,9 @@ def paired_difference(values_a, values_b, n_resamples: int = 1000, seed: int = 0
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p values corrected for their number: name -> the least error level at which it would still be called.
+    """p values corrected for their number: name -> the least level at which it would still be called significant.
 
-    Keeps the chance of even one false call at the level, whatever the dependence. Same names, same order, in [0, 1].
+    Keeps the chance of even one false positive at the level, whatever the dependence. Same names and order, in [0, 1].
 
     Source: Holm 1979, Scandinavian Journal of Statistics 6:65-70.
     """

@@ -12,7 +12,7 @@ from cliniqure_utils.metrics.bootstrap import percentile_interval, resample_coun
 from cliniqure_utils.metrics.matching import Matches, checked_boxes
 from cliniqure_utils.vocabulary import BOX
 
-# False positives per image at which LUNA16 reads the curve, and everyone after it.
+# False positives per film at which LUNA16, and most work since, reads the curve.
 FROC_POINTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -30,7 +30,7 @@ def mean_average_precision(
         predictions: Boxes with score.
         iou_threshold: Least overlap of a hit, (0, 1]; 0.4 in VinBigData's contest.
         class_names: Classes to average over; None takes all that have a reference box.
-        image_ids: Images to evaluate; None takes all that occur. Rows of other images are not part of it.
+        image_ids: Films to evaluate; None takes all that occur. Rows of other films are not part of it.
 
     Returns:
         (mean, {class name: average precision}), each in [0, 1]. Classes without a reference box are left out; with
@@ -51,13 +51,13 @@ def paired_map_difference(
     *, references, predictions_a, predictions_b, image_ids, iou_threshold: float = 0.4, n_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, float]:  # fmt: skip
-    """mAP of two detectors on the same images and the 95% bootstrap interval of the difference.
+    """mAP of two detectors on the same films and the 95% bootstrap interval of the difference.
 
-    Both detectors see the same resampled images, so the luck of an easy image cancels.
+    Both detectors see the same resampled films, so the luck of an easy film cancels.
 
     Args:
         references, predictions_a, predictions_b: Boxes, see the module.
-        image_ids: Every evaluated image once, those without a box included.
+        image_ids: Every evaluated film once, those without a box included.
         iou_threshold: As in `mean_average_precision`.
         n_resamples: Number of resamples.
         seed: Seed of the resampling.
@@ -74,7 +74,7 @@ def paired_map_difference(
 
 
 def box_scores(*, references, predictions, image_ids=None, iou_threshold: float = 0.4) -> dict[str, float]:
-    """Precision, recall and F1 of boxes over all images and classes (micro), a hit as in `mean_average_precision`.
+    """Precision, recall and F1 of boxes over all films and classes (micro), a hit as in `mean_average_precision`.
 
     Returns precision, recall, f1 in [0, 1] (0 without a denominator) and the counts hits, predicted, referenced.
     """
@@ -149,11 +149,11 @@ def best_score_thresholds(
 
 
 def coco_map(*, references, predictions, image_ids) -> dict[str, float]:
-    """COCO's mAP: average precision at 101 recalls, averaged over IoU .50, .55, ... .95, at most 100 boxes per image.
+    """COCO's mAP: average precision at 101 recalls, averaged over IoU .50, .55, ... .95, at most 100 boxes per film.
 
     Args:
         references, predictions: Boxes, see the module.
-        image_ids: Every evaluated image once.
+        image_ids: Every evaluated film once.
 
     Returns:
         map, map_50, map_75, recall_100 (mean over classes and IoUs of the recall of all boxes) in [0, 1], and
@@ -205,14 +205,14 @@ def froc(
     *, references, predictions, image_ids, iou_threshold: float = 0.4, points=FROC_POINTS, n_resamples: int = 0,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, dict[str, float]]:  # fmt: skip
-    """Free-response curve: the share of reference boxes found against false boxes per image, over all classes.
+    """Free-response curve: the share of reference boxes found against false boxes per film, over all classes.
 
     Args:
         references, predictions: Boxes, see the module; a hit needs the right class and the overlap.
-        image_ids: Every evaluated image once, those without a finding included: false boxes on them count.
+        image_ids: Every evaluated film once, those without a finding included: false boxes on them count.
         iou_threshold: Least overlap of a hit.
-        points: False boxes per image at which sensitivity is read: at the loosest threshold that stays within them.
-        n_resamples: Above 0 adds a 95% bootstrap interval by image to the score.
+        points: False boxes per film at which sensitivity is read: at the loosest threshold that stays within them.
+        n_resamples: Above 0 adds a 95% bootstrap interval by film to the score.
         seed: Seed of the resampling.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Boxes checked, and matched once per image and class: what every box metric here rests on.
+"""Checking boxes, and matching them once per film and class: the basis of every box metric here.
 
 Matching is greedy: predictions in order of falling score, each takes the free reference it overlaps most, if that
-overlap reaches the IoU threshold. It never looks at another image, so a bootstrap over images only changes how often
+overlap reaches the IoU threshold. It never looks at another film, so a bootstrap over films only changes how often
 each match counts.
 """
 
@@ -57,9 +57,10 @@ def greedy_match(iou: np.ndarray, threshold: float) -> np.ndarray:
 
 
 class Matches:
-    """References and predictions matched once: what a bootstrap over images needs.
+    """References and predictions matched once: what a bootstrap over films needs.
 
-    Attributes: class_names (k), n_images; per prediction: image, klass, scores, hits; n_references (n_images, k).
+    Attributes: class_names (k), n_images; per prediction: image and klass (indices of its film and class), scores, hits
+    (bool); n_references (n_images, k).
     """
 
     def __init__(self, references, predictions, iou_threshold, class_names, image_ids, keep_unreferenced=False):
@@ -100,7 +101,7 @@ class Matches:
                 self.hits[rows] = greedy_match(iou, iou_threshold) >= 0
 
     def average_precision(self, weights: np.ndarray) -> np.ndarray:
-        """(r, k) average precision under image weights (r, n_images); NaN where a class has no reference."""
+        """(r, k) average precision under film weights (r, n_images); NaN where a class has no reference."""
         weights = np.asarray(weights, dtype=float)
         result = np.full((len(weights), len(self.class_names)), np.nan)
         referenced = weights @ self.n_references
@@ -126,7 +127,7 @@ class Matches:
         return result
 
     def bootstrap(self, n_resamples: int, seed: int) -> tuple[float, np.ndarray]:
-        """mAP of all images, and (n_resamples,) mAP of the resamples; NaN without a reference box."""
+        """mAP of all films, and (n_resamples,) mAP of the resamples; NaN without a reference box."""
         if not self.class_names:
             return float("nan"), np.full(n_resamples, np.nan)
         point = self.average_precision(np.ones((1, self.n_images)))

@@ -39,20 +39,20 @@ def box_overlap(
         references: Boxes, as in `detection`.
         predictions: Boxes that are meant as answers: apply the score threshold first. `score` orders the matching of
             "matched" and may be missing.
-        image_ids: Every evaluated image once.
+        image_ids: Every evaluated film once.
         definition: A key of `DEFINITIONS`.
-        with_no_finding: False ignores "No finding" rows. True gives each image without a finding box, on either side,
-            one whole-image box of class "No finding", as Table 2 of the paper does.
-        image_sizes: image_id -> (width, height); needed with_no_finding.
-        n_resamples: Above 0 adds a 95% bootstrap interval by image.
+        with_no_finding: False ignores "No finding" rows. True gives each film without a finding box, on either side,
+            one whole-film box of class "No finding", as Table 2 of the paper does.
+        image_sizes: image_id -> (width, height) in pixels; needed when `with_no_finding` is True.
+        n_resamples: Above 0 adds a 95% bootstrap interval by film.
         seed: Seed of the resampling.
 
     Returns:
-        iou and dice in [0, 1], NaN when n is 0; n, the number of pairs, reference boxes or images averaged over; with
+        iou and dice in [0, 1], NaN when n is 0; n, the number of pairs, reference boxes or films averaged over; with
         n_resamples also iou_low, iou_high, dice_low, dice_high.
 
     Raises:
-        ValueError: Unknown definition, or image_sizes are needed and lack an image.
+        ValueError: Unknown definition, or image_sizes are needed and lack a film.
     """
     if definition not in DEFINITIONS:
         raise ValueError(f"unknown definition {definition!r}; expected one of {', '.join(DEFINITIONS)}")
@@ -75,7 +75,7 @@ def box_overlap(
             values = ious, 2 * ious / (1 + ious)
         iou, dice, n = *((value, np.ones(len(value))) for value in values), len(image)
 
-    # Each is a ratio of two sums over items; an item belongs to one image, so a resample only reweights the sums.
+    # Each is a ratio of two sums over items; an item belongs to one film, so a resample only reweights the sums.
     weights = [np.ones((1, len(image_ids)))]
     if n_resamples > 0:
         weights.append(resample_counts(len(image_ids), n_resamples, seed))
@@ -150,18 +150,18 @@ def check_iou_dice(iou: float, dice: float, rounding: float = 0.005) -> dict:
 
 
 def with_no_finding_boxes(table: pd.DataFrame, image_ids, image_sizes) -> pd.DataFrame:
-    """Boxes plus, on every image without one, a whole-image box of class "No finding" with score 1.
+    """Boxes plus, on every film without one, a whole-film box of class "No finding" with score 1.
 
     On references this makes "No finding" a class of its own, as in VinBigData's contest (there a box of one pixel on
-    both sides, which meets itself just as a whole-image box does) and in Table 2 of the paper.
+    both sides, which meets itself just as a whole-film box does) and in Table 2 of the paper.
 
     Args:
         table: Boxes; rows of class "No finding" are replaced.
-        image_ids: Every evaluated image once.
+        image_ids: Every evaluated film once.
         image_sizes: image_id -> (width, height) in pixels.
 
     Raises:
-        ValueError: An image without a box has no size.
+        ValueError: A film without a box has no size.
     """
     image_ids = [str(image_id) for image_id in image_ids]
     boxes = checked_boxes(table[table.class_name != NO_FINDING], "boxes", image_ids)
@@ -181,7 +181,7 @@ def _with_whole_images(table: pd.DataFrame, image_ids: list[str], image_sizes) -
 
 
 def _box_ious(references: pd.DataFrame, predictions: pd.DataFrame, image_ids: list[str], only_matched: bool):
-    """IoU of each matched pair, or of each reference with its best prediction (0 for none); and the image's index."""
+    """IoU of each matched pair, or of each reference with its best prediction (0 for none); and the film's index."""
     index = {image_id: i for i, image_id in enumerate(image_ids)}
     reference_corners, prediction_corners = references[BOX].to_numpy(), predictions[BOX].to_numpy()
     prediction_rows = predictions.reset_index(drop=True).groupby(["image_id", "class_name"]).indices
@@ -200,7 +200,7 @@ def _box_ious(references: pd.DataFrame, predictions: pd.DataFrame, image_ids: li
 
 
 def _pooled_areas(references: pd.DataFrame, predictions: pd.DataFrame, image_ids: list[str]):
-    """Per image: shared area, area of the union, and the sum of both areas, in square pixels; arrays (n images,)."""
+    """Per film: shared area, area of the union, and the sum of both areas, in square pixels; arrays (n films,)."""
     areas = np.zeros((len(image_ids), 3))
     sides = [dict(list(table.groupby("image_id")[BOX])) for table in (references, predictions)]
     for i, image_id in enumerate(image_ids):
@@ -208,7 +208,7 @@ def _pooled_areas(references: pd.DataFrame, predictions: pd.DataFrame, image_ids
         both = np.concatenate([a, b])
         if len(both) == 0:
             continue
-        # All box edges cut the image into cells; each cell lies wholly inside or outside every box.
+        # All box edges cut the film into cells; each cell lies wholly inside or outside every box.
         xs, ys = np.unique(both[:, [0, 2]]), np.unique(both[:, [1, 3]])
         cells = np.diff(ys)[:, None] * np.diff(xs)[None]
         masks = []

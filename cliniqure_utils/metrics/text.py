@@ -86,7 +86,7 @@ def meteor_exact_stem(*, references: Sequence[str], predictions: Sequence[str]) 
     Words are aligned when equal, then when their Porter stems are; recall weighs nine times precision, and a
     prediction that breaks the matched words into many pieces loses up to half. METEOR's third stage needs WordNet,
     which is a download: nltk is given an empty one, and the name says so. A text scores a little less than 1 against
-    itself, because one piece is a piece. Published METEOR values are higher and cannot be compared.
+    itself, because even one piece is penalised. Published METEOR values are higher and cannot be compared.
 
     Raises:
         ValueError: The two lists differ in length, or an entry is not text.
@@ -108,11 +108,12 @@ def finding_f1(*, references: Sequence[str], predictions: Sequence[str], with_si
     Args:
         references, predictions: Texts.
         with_side: A finding counts only with the patient's side: "left effusion" against "right effusion" scores 0.
-            Both sides are two; no side is a side of its own. Heart and aorta have none.
+            "both" counts as left and right; a finding without a side matches only one without a side, as heart and
+            aorta always are.
 
     Returns:
-        float (n,) in [0, 1]; 1 where neither text states a finding. It sees no size, no place but the side, and none
-        of what the labeller does not read.
+        float (n,) in [0, 1]; 1 where neither text states a finding. Sizes, places other than the side, and whatever the
+        labeller does not read have no effect on it.
 
     Raises:
         ValueError: The two lists differ in length, or an entry is not text.
@@ -197,7 +198,7 @@ def _porter():
 
 
 class _CachedStemmer:
-    """Reports use few words, and stemming is most of the cost of METEOR."""
+    """Porter's stemmer with a cache: reports use few words, and stemming is most of the cost of METEOR."""
 
     stem = staticmethod(_stem)
 
