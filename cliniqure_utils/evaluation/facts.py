@@ -1,4 +1,4 @@
-"""What can be said about the paper's claims by computing, without its data: small functions, run when asked.
+"""What can be computed about the paper's claims without its data: one small function per fact, run when asked.
 
 Each takes the run folder (most do not need it) and returns a number, a truth value, text or a list; None where the run
 lacks what it needs.
@@ -61,7 +61,7 @@ def _table2_annotations() -> pd.DataFrame:
 def table2(run_dir: Path) -> list[dict]:
     """The rows of the paper's Table 2, merged again from the annotations: dicts by column.
 
-    A whole-image box starts at 0, 0; its far corner is None, because the annotations do not say how large a film is.
+    A whole-film box starts at 0, 0; its far corner is None, because the annotations do not say how large a film is.
     """
     chosen = _table2_annotations()
     merged = merge_reader_boxes(chosen, image_sizes=dict.fromkeys(chosen.image_id, (1, 1)))
@@ -85,7 +85,7 @@ def table2_rows_without_no_finding(run_dir: Path) -> int:
 
 
 def n_images(run_dir: Path) -> int:
-    """Images in the annotation file that Table 1 is printed from."""
+    """Films in the annotation file that Table 1 is printed from."""
     return vindr_annotations().image_id.nunique()
 
 
@@ -107,12 +107,12 @@ def has_patient_columns(run_dir: Path) -> bool:
 
 
 def readers_per_image(run_dir: Path) -> float:
-    """Mean number of radiologists per image."""
+    """Mean number of radiologists per film."""
     return float(vindr_annotations().groupby("image_id").rad_id.nunique().mean())
 
 
 def always_no_finding_micro_f1(run_dir: Path) -> float:
-    """Micro F1 of answering "No finding" for every image, real labels (any reader, 15 classes)."""
+    """Micro F1 of answering "No finding" for every film, real labels (any reader, 15 classes)."""
     return _always_no_finding()["micro_f1"]
 
 
@@ -127,12 +127,12 @@ def always_no_finding_hamming(run_dir: Path) -> float:
 
 
 def no_finding_share(run_dir: Path) -> float:
-    """Share of real images without a finding: the IoU that whole-image "No finding" boxes alone would score."""
+    """Share of real films without a finding: the IoU that whole-film "No finding" boxes alone would score."""
     return float(_any_reader_labels()[:, NO_FINDING_ID].mean())
 
 
 def boxes_lost_by_literal_deduplication(run_dir: Path) -> float:
-    """Share of finding boxes that go when raw rows are reduced to one per (image, class)."""
+    """Share of finding boxes that go when raw rows are reduced to one per (film, class)."""
     found = vindr_annotations()
     found = found[found.class_name != NO_FINDING]
     return float(found.duplicated(["image_id", "class_name"]).mean())
@@ -247,7 +247,7 @@ def classification_head_can_write(run_dir: Path) -> bool:
 
 
 def share_of_test_images(run_dir: Path) -> float | None:
-    """Share of this run's images in the held-out test split."""
+    """Share of this run's films in the held-out test split."""
     path = run_dir / "01_preprocess" / "splits.csv"
     return float((read_table(path).split == "test").mean()) if path.is_file() else None
 

@@ -1,4 +1,4 @@
-"""The claim ledger: every number of the paper's tables and its main statements, each with what this run says of it.
+"""The claim ledger: every number of the paper's tables and its main statements, each with this run's verdict on it.
 
 `data/claims.csv` lists the claims, one row each:
 
@@ -14,8 +14,8 @@
 - rule: how the status follows from the value:
   - `equal`, `within:TOLERANCE`, `at_least`, `at_most`: the value against paper_value,
   - `setting`: as equal, for a parameter: the paper profile carries the paper's value,
-  - `undefined`, `contradicted`, `not_reproducible`: the status does not depend on the value, which is shown all the
-    same; `contradicted` by a citation, or by a value that speaks for itself.
+  - `undefined`, `contradicted`, `not_reproducible`: the status does not depend on the value, which is shown
+    nevertheless; `contradicted` needs a citation, or a value that needs no comparison.
 
 A value is never typed in: it is read or computed when the ledger is filled. A rule that compares and holds gives
 "reproduced", or "reproduced on simulated data" where the value is a metric of a run on the simulated cohort. One that

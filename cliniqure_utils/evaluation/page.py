@@ -62,7 +62,7 @@ def render_report(
 
     Args:
         title: Name of the run, as plain text.
-        headline: The few sentences a reader in a hurry should see.
+        headline: The few sentences that sum up the run, shown first.
         table7: Shown as it is, text and numbers (three decimals); its columns are the headings.
         figures: (title, caption, matplotlib Figure or PNG bytes).
         ledger: From `ledger.fill_ledger`.

@@ -1,7 +1,7 @@
 """Changing a report by rule, harmlessly or so that it says something else: the pairs of the stress panel.
 
 The rules are plain word patterns of this module. They do not use the labeller, so that finding F1, which is built on
-it, gets no pairs that were made to suit it; they are crude all the same, and now and then write a clumsy sentence.
+it, gets no pairs that were made to suit it. The patterns are crude and now and then write a clumsy sentence.
 Each of `RULES` takes a report and a generator and returns the changed report, None where it does not apply.
 """
 
@@ -49,7 +49,7 @@ _PROMPTED = {
     "Nodule/Mass": ("nodule", 0.78), "Cardiomegaly": ("cardiom", 0.76), "Pulmonary fibrosis": ("fibro", 0.73),
     "Calcification": ("calcifi", 0.71),
 }  # fmt: skip
-# What is said in other words: our own, checked for keeping the meaning. Applied in turn to every sentence.
+# Paraphrases: our own, checked for keeping the meaning. Applied in turn to every sentence.
 _REWORDED = tuple(
     (re.compile(pattern, re.IGNORECASE), new)
     for pattern, new in (
@@ -207,7 +207,7 @@ def _if_changed(sentences: list[str], text: str) -> str | None:
 
 
 def prompt_echo(text: str) -> str:
-    """The prompt of a film whose classifier is never wrong, given back as an answer."""
+    """Return, as an answer, the prompt that a classifier without errors would give for the film of this report."""
     found = [(name, probability) for name, (letters, probability) in _PROMPTED.items() if _states(text, letters)]
     return build_prompt(Evidence("film", findings=found))[0]
 

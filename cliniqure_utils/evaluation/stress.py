@@ -1,9 +1,9 @@
 """Stress panel: does a text metric put harmless changes of a report above harmful ones?
 
-A metric is only worth its name if a report that says the same in other words scores above one that denies what is
-there. So each of some reports is changed by rule, in ways whose effect on the meaning is known (`KINDS`), every metric
-scores all pairs, and what counts is the order within one report, not the value. A metric that does not notice a
-reversed statement measures how a report sounds.
+A useful metric scores a report that says the same in other words above one that denies what is there. So a number of
+reports are changed by rule, in ways whose effect on the meaning is known (`KINDS`), every metric scores all pairs, and
+what counts is the order within one report, not the value. A metric that does not notice a reversed statement measures
+how a report sounds.
 
 How reports are changed is in `report_changes`. Real reports are read from the installed torchxrayvision at run time
 (CC BY-NC-ND): print scores, never the pairs.
@@ -47,7 +47,7 @@ METRICS = MappingProxyType(
         "finding_side_f1": "finding F1 with side",
     }
 )
-TOLD = 0.8  # share of comparisons in the right order from which on a metric is said to notice a kind of change
+TOLD = 0.8  # a metric notices a kind of change where at least this share of comparisons is in the right order
 FLUENCY_ONLY = "fluency only"
 
 
