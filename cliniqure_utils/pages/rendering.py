@@ -1,4 +1,4 @@
-"""Values to a page: one HTML text that needs no network, no script and no other file."""
+"""Rendering a page: values to one HTML text that needs no network, no script and no other file."""
 
 import base64
 import io
@@ -21,8 +21,8 @@ def render(template: str, title: str, **values) -> str:
         values: What the template names; one that it names and that is missing is an error.
 
     Returns:
-        HTML, UTF-8, self-contained; the page forbids itself every outside resource. All values are escaped: text comes
-        from models, file names and headers.
+        HTML, UTF-8, self-contained; a content security policy in it forbids every outside resource. All values are
+        escaped: text comes from models, file names and headers.
 
     Source: ours; jinja2 with autoescape.
     """

@@ -58,7 +58,7 @@ dd { margin: 0; }
 </html>
 """
 
-# Notebook 07: what the paper claims and what a run measured.
+# report.html of notebook 07: what the paper claims and what a run measured.
 RUN = """\
 {% extends "base" %}
 {% block style %}
