@@ -47,7 +47,7 @@ def plot_reliability(tables: Mapping[str, pd.DataFrame], title: str):
         tables: Name -> `metrics.reliability`, such as before and after calibration.
 
     Returns:
-        Figure with two panels: the curve (the diagonal is honest), and the number of answers per group.
+        Figure with two panels: the curve (the diagonal is perfect calibration), and the number of answers per group.
     """
     figure, axes = new_figure(2, 1, width=4.4, height=4.8, height_ratios=[3, 1], sharex=True)
     top, below = axes[:, 0]

@@ -1,4 +1,4 @@
-"""Figures of notebook 04: where a word looked, which memory slots it asked, and how good crude reports are."""
+"""Figures of notebook 04: which patches and which memory slots a word attended to, and how good crude reports are."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ GRID = 7  # patches per side
 
 
 def slot_shares(slots: np.ndarray, weights: np.ndarray, n_slots: int) -> np.ndarray:
-    """Share of each memory slot in the answers that some queries received.
+    """Share of each memory slot in the responses that some queries received.
 
     Args:
-        slots: int (queries, heads, topk): slots asked.
+        slots: int (queries, heads, topk): slots that each query chose.
         weights: Same shape: their weights, summing to 1 per query and head.
         n_slots: Size of the memory.
 
@@ -28,14 +28,14 @@ def slot_shares(slots: np.ndarray, weights: np.ndarray, n_slots: int) -> np.ndar
 
 
 def same_slots(word_shares: np.ndarray, patch_shares: np.ndarray) -> np.ndarray:
-    """How far words and patches asked the same slots: the memory is the one place where the two can meet.
+    """How far words and patches use the same memory slots: only there can a word be linked to a place on the film.
 
     Args:
         word_shares: (words, slots), rows of `slot_shares`.
         patch_shares: (patches, slots), likewise.
 
     Returns:
-        (words, patches) in [0, 1]: 1 where both asked the same slots with the same weights, 0 where they share none
+        (words, patches) in [0, 1]: 1 where both use the same slots with the same weights, 0 where they share none
         (intersection of the two rows; source: ours).
     """
     return np.minimum(np.asarray(word_shares)[:, None], np.asarray(patch_shares)[None]).sum(-1)
@@ -92,7 +92,7 @@ def plot_words_in_memory(
     patch_shares: np.ndarray,
     n_slots: int = 12,
 ):
-    """From a word through the memory to the film, one column per word.
+    """The way from a word through the memory to the film, one column per word.
 
     Args:
         film: uint8 (height, width), square.
@@ -137,7 +137,7 @@ def plot_words_in_memory(
 
 
 def plot_memory(word_shares: np.ndarray, patch_shares: np.ndarray, words: Sequence[str]):
-    """One memory, two kinds of visitors.
+    """Which slots of the shared memory the patches use, and which the words use.
 
     Args:
         word_shares: (len(words), slots), rows of `slot_shares`.
@@ -145,8 +145,8 @@ def plot_memory(word_shares: np.ndarray, patch_shares: np.ndarray, words: Sequen
         words: Labels.
 
     Returns:
-        Figure: above, each slot's share in the answers to the patches; below, in the answers to each word. Slots are
-        sorted by their use by patches, so a word that is dark on the left asks what the patches ask.
+        Figure: above, each slot's share in the responses to the patches; below, in the responses to each word. Slots
+        are sorted by their use by patches, so a word that is dark on the left uses the slots that the patches use.
     """
     from matplotlib.ticker import PercentFormatter
 

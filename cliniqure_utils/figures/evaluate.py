@@ -12,7 +12,7 @@ MARKERS = ("v", "o", "s", "^", "D", "P", "X", "*")
 
 
 def plot_table7(table: pd.DataFrame):
-    """Bars of this run and of the best trivial baseline, the paper's value as a diamond, for each row of Table 7.
+    """Plot each row of Table 7: bars for this run and the best trivial baseline, a diamond for the paper's value.
 
     Args:
         table: metric (text), paper, this_run, low, high (95% interval, NaN where there is none), baseline; all numbers
@@ -39,7 +39,7 @@ def plot_table7(table: pd.DataFrame):
 
 
 def plot_bertscore(random_pairs: np.ndarray, means: Mapping[str, float], paper: float | None = None):
-    """What a raw BERTScore is worth: the spread of random pairs of reports, and where each system's mean lies.
+    """Raw BERTScore in context: the spread of random pairs of reports, and where each system's mean lies.
 
     Args:
         random_pairs: Raw F1 of pairs of reports of different films.
@@ -80,8 +80,8 @@ def plot_bertscore(random_pairs: np.ndarray, means: Mapping[str, float], paper: 
 def plot_stress(order: pd.DataFrame, verdicts: pd.DataFrame, names: Mapping[str, str] | None = None):
     """Heat map of the stress panel: how often each metric (row) puts a harmless change above a harmful one (column).
 
-    Dark is right. The number stands in each cell, and a frame marks the kinds that a metric notices, so that the figure
-    reads without colour.
+    Dark means the right order. The number stands in each cell, and a frame marks the kinds that a metric notices, so
+    that the figure can be read without colour.
 
     Args:
         order: From `evaluation.stress.order_table`: metric, kind, share in [0, 1], told.

@@ -61,7 +61,7 @@ HELD = ("weights", "gradients", "optimizer")  # what stays in memory between two
 
 
 def plot_costs(costs: pd.DataFrame):
-    """A training step with LoRA and without: trained weights, memory held, seconds. Figure.
+    """Cost of a training step with LoRA and without: trained weights, memory held, seconds. Figure.
 
     Args:
         costs: One row per way of training, columns as in `writer.fine_tuning.step_cost`.

@@ -1,5 +1,5 @@
-"""Figures of notebook 01, in its order: the simulated films, how common findings are, how to fuse what readers draw,
-what each way to read a film does to it, and box sizes.
+"""Figures of notebook 01, in its order: the simulated films, how common findings are, rules that fuse readers' boxes,
+what each wrong way to read a film does to it, and box sizes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,10 @@ from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS, NO_FINDING
 
 
 def plot_findings(data_dir: str | Path, n_columns: int = 5):
-    """One film of each finding with its true boxes: of those with the fewest other findings the middle one by size."""
+    """One film of each finding with its true boxes. Figure.
+
+    Of the films with the fewest other findings, the one whose finding has the median size is shown.
+    """
     truth = _read_truth(data_dir)
     n_findings = truth.groupby("image_id").class_name.nunique()
     area = (truth.x_max - truth.x_min) * (truth.y_max - truth.y_min)
@@ -45,7 +48,7 @@ def plot_findings(data_dir: str | Path, n_columns: int = 5):
 
 
 def plot_normals(data_dir: str | Path, n_films: int = 12, n_columns: int = 6):
-    """The first films without a finding: no two patients have the same shape. Figure."""
+    """The first `n_films` films without a finding; no two patients have the same shape. Figure."""
     truth = _read_truth(data_dir)
     normal = truth[truth.class_name == NO_FINDING].image_id.drop_duplicates()[:n_films]
     if normal.empty:
@@ -91,7 +94,7 @@ def plot_prevalence(tables: Mapping[str, pd.DataFrame]):
 
 
 def plot_lab(table: pd.DataFrame, ceiling: pd.DataFrame):
-    """Rules of fusion, best F1 on top, beside what one reader alone reaches.
+    """Scores of the rules that fuse readers' boxes, best F1 on top, beside what one reader alone reaches.
 
     Left, precision and recall against the reader left out. Right, F1 over all boxes, with its range over the readers
     left out, and the mean of the F1 of each finding. Grey bands: the same two numbers for one reader against another,
@@ -193,7 +196,7 @@ def _on_cached_film(rows: pd.DataFrame, size: pd.Series) -> np.ndarray:
 
 
 def damage(exhibits: Mapping[str, np.ndarray], right: str) -> pd.DataFrame:
-    """What each way to read a film does to it.
+    """Measure what each way to read a film does to it.
 
     Args:
         exhibits: Name -> film, float (height, width) in [0, 1], all of one shape.

@@ -1,4 +1,4 @@
-"""House style of every figure, and the two things most of them draw: a film and boxes on it.
+"""The style that all figures share, and the two things most of them draw: a film and boxes on it.
 
 Films are grey with fixed limits; boxes differ by line style and text as well as by colour, so that figures read in
 grey print and for colour-blind readers.
