@@ -1,1 +1,1 @@
-"""From X-ray files to reports: what `cliniqure predict` does with the models of a finished run."""
+"""From X-ray files to reports: the command `cliniqure predict`, which uses the models of a finished run."""

@@ -29,9 +29,9 @@ def predict(
     dask: str | None = None,
     echo: Callable[[str], None] = print,
 ) -> tuple[int, int]:
-    """Write per film a page, its data as JSON, the overlay as PNG and DICOM, and a DICOM structured report.
+    """Write for each film a page, its data as JSON, the overlay as PNG and DICOM, and a DICOM structured report.
 
-    Beside them index.html lists the films, and rejected.csv what was not read, with the reason.
+    Beside them index.html lists the films, and rejected.csv the files that were not read, each with the reason.
 
     Args:
         inputs: Files and folders.
@@ -42,7 +42,7 @@ def predict(
         device: "auto", "cpu", "cuda" or "mps".
         n_jobs: Films at a time. Default: 1, or one per worker of the Dask cluster.
         dask: Address of a Dask scheduler whose workers read the films. They must see the same files under the same
-            paths and have this package; the language model writes here.
+            paths and have this package; the language model runs on this machine.
 
     Returns:
         (number of films with a report, number rejected).

@@ -1,7 +1,7 @@
 """The report as DICOM: a secondary capture of the overlay, and a structured report whose regions lie on it.
 
-Both are made anew. Nothing of the source's header goes into them: no name, id, date or UID. The two belong to one study
-of their own, so that a viewer shows the regions of the report on the picture. Findings carry codes of our own scheme,
+Both are new objects. Nothing of the source's header goes into them: no name, id, date or UID. The two belong to one
+study of their own, so that a viewer shows the report's regions on the overlay. Findings carry codes of our own scheme,
 since VinDr-CXR's labels ("Nodule/Mass", "Other lesion") are not concepts of SNOMED CT.
 """
 

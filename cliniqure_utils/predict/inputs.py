@@ -46,15 +46,15 @@ def find_films(inputs: Iterable[str | Path], out_dir: str | Path | None = None) 
 
 
 def _starts_as_dicom(path: Path) -> bool:
-    """Archives often name their files without an extension."""
+    """Whether a file begins as DICOM does; needed because archives often name their files without an extension."""
     with open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
 def refusal(path: str | Path) -> str | None:
-    """Why a file is no frontal chest film, by its header; None where the header allows it or says nothing.
+    """Why a file is not a frontal chest film, by its header; None where the header allows it or says nothing.
 
-    Only what the header says is looked at: of a grey picture nobody can know here whether it shows a chest.
+    Only the header is looked at: whether the pixels show a chest is not checked.
 
     Raises:
         UnreadableImage: The header cannot be read.
