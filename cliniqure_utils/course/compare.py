@@ -15,7 +15,7 @@ from cliniqure_utils.project import CannotStart
 from cliniqure_utils.record import parameters_of, read_record
 from cliniqure_utils.runs import STEPS
 
-# Of 1, or of the larger number where it is above 1. Ours, chosen and not measured.
+# Tolerance between machines, relative to the larger of the two numbers, or to 1 if that is larger. Ours, not measured.
 ACROSS_MACHINES = 0.05
 PLACES = ("run_dir", "data_dir")  # where files lie changes no number
 SHOWN = 5  # numbers shown per notebook
@@ -34,12 +34,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Attributes:
-    settings: What differs in run.json, one line each, most likely cause first.
-    states: How far each run is.
-    counts: step -> how many numbers were compared.
-    differences: Numbers that are not identical. missing: steps that only one of the runs has finished.
-    tolerance: What counted as the same, and why.
+    """What differs between two runs.
+
+    Attributes:
+        settings: What differs in run.json, one line each, most likely cause first.
+        states: How far each run is.
+        counts: step -> how many numbers were compared.
+        differences: Numbers that are not identical.
+        missing: Steps that only one of the runs has finished.
+        tolerance: Largest difference that counted as the same.
+        why: The reason for that tolerance, in words.
     """
 
     settings: list[str]
@@ -77,8 +81,8 @@ def compare_runs(first: str | Path, second: str | Path, tolerance: float | None 
     """Compare the numbers of two runs, and what run.json says about how they were made.
 
     Args:
-        tolerance: Largest difference that counts as the same, of 1 or of the larger number; None: 0 where platform,
-            device and versions agree, `ACROSS_MACHINES` where they do not.
+        tolerance: Largest difference that counts as the same, relative to the larger number or to 1; None: 0 where
+            platform, device and versions agree, `ACROSS_MACHINES` where they do not.
 
     Raises:
         CannotStart: A folder is no run, a metrics file was changed after its run, or no step is finished in both.

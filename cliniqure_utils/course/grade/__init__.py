@@ -1,4 +1,4 @@
-"""`cliniqure grade`: is this folder an honest, whole run of the course, and what does it show?
+"""`cliniqure grade`: is this folder a whole, unchanged run of the course, and what are its results?
 
 What is looked at: every notebook ran from its first cell to its last without an error; its executed copy, its outputs
 and its parameters are the ones that run.json records; notebook 07's numbers are worked out again from the prediction

@@ -125,7 +125,8 @@ def plain_value(node: ast.expr):
 
 
 def check_exercises(exercises: list[Exercise], required: bool) -> Iterator[Check]:
-    """A printed verdict that the answer does not earn fails always; unsolved and wrong only when required."""
+    """Checks of the exercises: a printed verdict that does not follow from the answer always fails; an exercise that is
+    unsolved or wrong fails only where `required`."""
     for exercise in exercises:
         name = f"exercise {exercise.number}"
         if exercise.again is not None and exercise.again != exercise.verdict:

@@ -1,7 +1,7 @@
 """The numbers of notebook 07, worked out again by the course's notebook from the run's prediction and report files.
 
-The notebook itself is run again, in a folder of its own that only points to the run's other steps, so there is no
-second version of its arithmetic that could drift. What it makes is compared with what the run folder holds.
+The notebook itself is run again, in a folder of its own that only points to the run's other steps, so that no second
+version of its arithmetic is needed. What it makes is compared with what the run folder holds.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Reference ranges: where the headline numbers of an honest run lie, made from runs with several seeds."""
+"""Reference ranges: where the headline numbers of a correct run lie, made from runs with several seeds."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from cliniqure_utils.project import CannotStart
 from cliniqure_utils.runs import write_json
 
 STEP = "07_evaluate"
-# Few numbers on purpose: with hundreds, some honest run would always lie outside a range.
+# Few numbers on purpose: with hundreds, nearly every correct run would lie outside some range.
 HEADLINE = (
     "table7/*",
     "classification/macro_auroc",
@@ -20,7 +20,7 @@ HEADLINE = (
     "detection/f1",
     "text/finding_f1_*",
 )
-FALSE_ALARM = 0.05  # share of honest runs that may have any number outside, shared out over all numbers
+FALSE_ALARM = 0.05  # share of correct runs that may have any number outside, divided among all numbers
 LEAST_SPREAD = 0.005  # standard deviation that is assumed where the seeds happen to agree more closely
 LEAST_RUNS = 3
 

@@ -24,10 +24,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Run:
-    """Attributes:
-    folder: The run folder.
-    record: run.json.
-    notebooks: The course's notebooks, in order. notebooks_dir: where they lie. package_dir: the helper package.
+    """A run folder and the course's own notebooks, read once.
+
+    Attributes:
+        folder: The run folder.
+        record: The content of run.json.
+        notebooks: The course's notebooks, in order.
+        notebooks_dir: Where they lie.
+        package_dir: Where the helper package lies.
     """
 
     folder: Path
