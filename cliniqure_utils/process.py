@@ -12,7 +12,7 @@ THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 
 
 def prepare_process(seed: int) -> None:
-    """Make this process ready for a notebook's work: its memory is used again, every random number is seeded.
+    """Make this process ready for a notebook's work: freed memory is reused, every random number is seeded.
 
     Seeds Python, numpy and torch, asks torch for deterministic algorithms where they exist, and calls
     `keep_freed_memory`.
@@ -25,7 +25,7 @@ def prepare_process(seed: int) -> None:
     np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries still draw from the global generator
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # With them torch fills every new tensor with NaN, some thousand per step, which all are written to anyway.
+    # Else torch's deterministic mode fills every new tensor with NaN: a thousand per step, all overwritten anyway.
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 

@@ -1,4 +1,4 @@
-"""What every part of the project knows: where its repository lies, and the errors that a user sees."""
+"""What every part of the project uses: where its repository lies, and the errors that a user sees."""
 
 from pathlib import Path
 

@@ -65,7 +65,7 @@ class SharedMemory(nn.Module):
         keys, values = self.project()
         n_slots = keys.shape[-1]
         rows = x.shape[:-1].numel()
-        # Choosing the best k is discontinuous: a rounding error that swaps two slots changes the answer.
+        # Choosing the best k is discontinuous: a rounding error that swaps slots k and k + 1 changes the answer.
         # So the scores are at least float32 on every device, whatever mixed precision does around them.
         queries = self._exactly(self.query, x)
         with torch.autocast(x.device.type, enabled=False):
