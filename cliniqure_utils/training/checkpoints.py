@@ -133,7 +133,7 @@ def _as_data(function: Callable) -> list:
     if code is None:  # an object that can be called
         return [type(function).__name__, _plain(getattr(function, "__dict__", {}))]
     cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
-    outside = {name: function.__globals__.get(name) for name in code.co_names}
+    outside = {name: function.__globals__.get(name) for name in _names(code)}
     outside |= {name: cell.cell_contents for name, cell in cells.items()}
     defaults = content_hash(function.__defaults__), content_hash(function.__kwdefaults__)
     return [_code(code), _plain(outside), defaults]
@@ -142,6 +142,12 @@ def _as_data(function: Callable) -> list:
 def _code(code: CodeType) -> list:
     inner = [_code(part) for part in code.co_consts if isinstance(part, CodeType)]
     return [code.co_code, code.co_names, [part for part in code.co_consts if isinstance(part, PLAIN)], inner]
+
+
+def _names(code: CodeType) -> list[str]:
+    """Names of a function's code and of the comprehensions and functions inside it."""
+    inner = [name for part in code.co_consts if isinstance(part, CodeType) for name in _names(part)]
+    return [*code.co_names, *inner]
 
 
 def _plain(values: Mapping) -> dict:

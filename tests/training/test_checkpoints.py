@@ -244,6 +244,9 @@ def test_functions_are_told_by_code_defaults_and_numbers_from_outside():
         model, plan = torch.nn.Linear(1, 1), training.Plan(seed=1)
         return checkpoints.fingerprint(plan, model, "data", make_optimizer(model, plan), collate, 1)["collate"]
 
+    for scale in (2.0, 3.0):  # a notebook's parameter, named only inside a generator within the function
+        functions.append(eval("lambda items: list(item * scale for item in items)", {"scale": scale}))  # noqa: S307
+
     found = [of(function) for function in functions]
     assert None not in found and len(set(found)) == len(functions)
     assert found == [of(function) for function in functions]
