@@ -23,7 +23,8 @@ STEPS = (
     "06_generate_report",
     "07_evaluate",
 )
-ID_COLUMNS = ("image_id", "patient_key", "rad_id")  # columns of the run's tables that are names, never numbers
+# Columns of the run's tables that are names, never numbers; the last two are image_ids of other films.
+ID_COLUMNS = ("image_id", "patient_key", "rad_id", "duplicate_of", "same_pixels_as")
 
 
 @contextmanager

@@ -7,9 +7,27 @@ import sys
 import threading
 import time
 
+import pandas as pd
 import pytest
 
-from cliniqure_utils.runs import atomic_path, clear_unfinished, filling
+from cliniqure_utils.runs import atomic_path, clear_unfinished, filling, read_table, write_table
+
+
+def test_ids_are_text_and_only_an_empty_field_is_missing(tmp_path):
+    written = pd.DataFrame(
+        {
+            "image_id": ["012", "NA", "null"],
+            "same_pixels_as": ["", "012", "012"],
+            "duplicate_of": ["", "", "007"],
+            "symptoms": ["nan", "None", ""],
+            "age_years": [40.5, None, 60.0],
+        }
+    )
+    write_table(tmp_path / "index.csv", written)
+    table = read_table(tmp_path / "index.csv")
+    pd.testing.assert_frame_equal(table, written.replace("", None), check_dtype=False)
+    write_table(tmp_path / "empty.csv", written[:0])
+    assert list(read_table(tmp_path / "empty.csv")) == list(written)
 
 
 def test_a_file_or_folder_appears_whole_or_not_at_all(tmp_path):
