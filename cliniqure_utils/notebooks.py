@@ -152,11 +152,17 @@ def ran_with(run_dir: str | Path, name: str) -> dict:
         Parameter -> value: as run.json says, and where it does not (a notebook was run by hand), as the notebook does.
 
     Raises:
-        CannotStart: run.json cannot be read.
+        CannotStart: run.json cannot be read, or was written by a version that kept parameters elsewhere.
     """
+    run_dir = Path(run_dir)
     own = load_notebook(REPOSITORY / "notebooks" / f"{name}.ipynb").defaults
-    written = (Path(run_dir) / "run.json").is_file()
-    return own | (parameters_of(read_record(run_dir), name) if written else {})
+    record = read_record(run_dir) if (run_dir / "run.json").is_file() else {"notebooks": {}}
+    if name in record["notebooks"] and "parameters" not in record["notebooks"][name]:
+        raise CannotStart(
+            f"run.json of {run_dir.name} does not say with which parameters {name} ran: it is of an earlier version; "
+            "run the chain again"
+        )
+    return own | parameters_of(record, name)
 
 
 def is_plain(value) -> bool:

@@ -1,8 +1,13 @@
 """Reports as data: facts, checked prose and table text, by the settings of the run."""
 
 import json
+import shutil
+
+import pytest
 
 from cliniqure_utils.predict.writing import read_settings
+from cliniqure_utils.project import CannotStart
+from cliniqure_utils.runs import write_json
 from cliniqure_utils.vocabulary import CLASSES, DISCLAIMER
 
 
@@ -23,3 +28,17 @@ def test_the_report_is_facts_checked_prose_and_table_text(predicted, run_dir):
     assert report["report"]["system"] == "base" and report["report"]["checked"]
     assert report["symptoms"] == "cough & fever"  # marks that a prompt or a page could mistake for its own are gone
     assert report["made_by"]["simulated"] is True
+
+
+def test_a_run_of_an_earlier_version_is_not_read_with_the_parameters_of_another(run_dir, tmp_path):
+    """It kept all parameters in one place of run.json; its thresholds are for probabilities that are not calibrated."""
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run)
+    record = json.loads((run / "run.json").read_text())
+    del record["notebooks"]["06_generate_report"]  # run by hand: the notebook's own parameters
+    write_json(run / "run.json", record)
+    assert read_settings(run).max_new_tokens == 56 != read_settings(run_dir).max_new_tokens
+    record["notebooks"]["07_evaluate"].pop("parameters")
+    write_json(run / "run.json", record | {"parameters": {"07_evaluate": {"report_system": "base"}}})
+    with pytest.raises(CannotStart, match="run.json of run does not say with which parameters 07_evaluate ran"):
+        read_settings(run)
