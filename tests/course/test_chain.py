@@ -253,10 +253,14 @@ def test_an_interrupt_leaves_logging_as_it_was(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     stopper = threading.Thread(target=interrupt)
-    stopper.start()
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "notebooks")
-    stopper.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
+    try:
+        stopper.start()
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "notebooks")
+        stopper.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     silent = [name for name in ("asyncio", "papermill", "traitlets") if logging.getLogger(name).disabled]
     assert silent == [] and logging.getLogger("papermill").propagate
 
