@@ -188,7 +188,9 @@ def make_says(repository, tmp_path):
     programs.mkdir()
     for name in ("make", "sh"):
         (programs / name).symlink_to(shutil.which(name))
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "MAKEFLAGS", "VENV")}
+    # Without what a `make test` around this one would tell it.
+    outer = ("PYTHON", "VENV", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
+    environment = {key: value for key, value in os.environ.items() if key not in outer}
 
     def said(*arguments: str) -> list[str]:
         command = ["make", "-n", "lab", *arguments]
