@@ -78,9 +78,12 @@ def closed_environment(tmp_path) -> dict[str, str]:
 # Runs of the seven notebooks beside the tests
 
 REHEARSAL = REPOSITORY / "tests" / "course" / "test_profiles_for_real_data.py"
+# The smoke profile, but with the language model that the demo has: no other test trains and writes with it.
+SMOKE = ["-m", "cliniqure_utils.cli", "run", "--profile", "smoke"]
+SMOKE += ["--set", "05_finetune_llm.base_model=smollm2", "--set", "06_generate_report.base_model=smollm2", "--run-dir"]
 # Fixture -> what Python runs in a folder of its own, where it makes the run folder `run`. They start in this order.
 RUNS = {
-    "smoke_run": ["-m", "cliniqure_utils.cli", "run", "--profile", "smoke", "--run-dir", "run"],
+    "smoke_run": [*SMOKE, "run"],
     "paper_run": [str(REHEARSAL), "paper"],
     "beyond_run": [str(REHEARSAL), "beyond"],
 }
@@ -213,8 +216,14 @@ def pytest_sessionfinish(session):
 
 @pytest.fixture(scope="session")
 def smoke_run(request) -> NotebookRun:
-    """The smoke profile through the command line."""
+    """The smoke profile, with the demo's language model, through the command line."""
     return request.config.stash[BACKGROUND].result("smoke_run")
+
+
+@pytest.fixture(scope="session")
+def smoke_command() -> list[str]:
+    """The command of `smoke_run`, to which the run folder is added."""
+    return [sys.executable, *SMOKE]
 
 
 @pytest.fixture(scope="session")

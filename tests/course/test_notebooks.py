@@ -164,7 +164,7 @@ def exact_texts(content: dict) -> list[tuple[str, str]]:
 
 
 # Exact cells, by a line of theirs, whose text says how large the run is: those that parameters alone decide, and those
-# that need the demo's films or its language model.
+# that need the demo's films.
 SETTINGS = {
     "01_preprocess": '("split", "80 : 20, no test set"',
     "02_detect": '("training boxes", "merged (section 4.1)"',
@@ -174,7 +174,6 @@ SETTINGS = {
 DEMO_SIZES = {
     "01_preprocess": 'described = pd.DataFrame({"VinDr-CXR": describe(vindr_rows)',
     "02_detect": 'print(pd.DataFrame({"films": counts, "films without a finding": without})',
-    "05_finetune_llm": "LoRA matrices carried over",
 }
 
 

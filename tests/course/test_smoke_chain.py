@@ -117,14 +117,17 @@ def test_run_json_holds_the_whole_run(smoke_run):
         assert entry["status"] == "done" and entry["profile"] == "smoke" and entry["parameters"]["seed"] == 2024
         assert entry["seconds"] > 0 and 50 < entry["peak_memory_mb"] < 8000, name
         assert entry["outputs"]["metrics.json"]["sha256"]
+    models = {name: entry["parameters"].get("base_model") for name, entry in run["notebooks"].items()}
+    assert models["05_finetune_llm"] == models["06_generate_report"] == "smollm2"
     seconds = {name: entry["seconds"] for name, entry in run["notebooks"].items()}
     assert sum(seconds.values()) <= run["seconds"] + 1
 
 
-def test_an_unchanged_chain_starts_no_notebook(smoke_run, run_environment):
-    command = [sys.executable, "-m", "cliniqure_utils.cli", "run", "--profile", "smoke", "--run-dir"]
+def test_an_unchanged_chain_starts_no_notebook(smoke_run, smoke_command, run_environment):
     before = (smoke_run.run_dir / "run.json").read_bytes()
-    result = subprocess.run([*command, str(smoke_run.run_dir)], env=run_environment, capture_output=True, text=True)
+    result = subprocess.run(
+        [*smoke_command, str(smoke_run.run_dir)], env=run_environment, capture_output=True, text=True
+    )
     assert result.returncode == 0 and result.stdout.count("skipped, nothing has changed") == len(STEPS)
     assert (smoke_run.run_dir / "run.json").read_bytes() == before
 
