@@ -102,6 +102,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="scheduler of a Dask cluster whose workers read the films; they must see the same files",
     )
+    predict.add_argument(
+        "--eyes",
+        type=_given,
+        metavar="xrv:NAME_OR_FILE",
+        help="classify with a network that learnt from patients, torchxrayvision's DenseNet: "
+        "xrv:densenet121-res224-all (28 MB are downloaded) or xrv:FILE; boxes are still of the run",
+    )
     predict.set_defaults(act=_predict)
 
     compare = commands.add_parser(
@@ -275,6 +282,7 @@ def _predict(options: argparse.Namespace) -> int:
         device=options.device,
         n_jobs=options.n_jobs,
         dask=options.dask,
+        eyes=options.eyes,
     )
     return 1 if rejected or not done else 0
 

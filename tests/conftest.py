@@ -353,3 +353,17 @@ def finished_run(tmp_path_factory, write_dicom) -> Path:
     head = {"profile": "tiny", "seed": 1, "data": {"kind": "simulated"}}
     write_json(run / "run.json", head | {"notebooks": notebooks})
     return folder
+
+
+@pytest.fixture(scope="session")
+def xrv_network():
+    """torchxrayvision's DenseNet with random weights, as its files hold it; its outputs are no certainties."""
+    import torch
+
+    torch.manual_seed(0)
+    network = pytest.importorskip("torchxrayvision").models.DenseNet().eval()
+    with torch.no_grad():
+        logits = network(torch.randn(4, 1, 224, 224) * 500)
+        network.classifier.weight /= logits.std()
+        network.classifier.bias -= 2 + logits.mean(0) / logits.std()  # near the operating points of real weights
+    return network

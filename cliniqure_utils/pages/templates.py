@@ -227,14 +227,14 @@ td.said { font-weight: 600; }
 <p><a href="index.html">All films</a></p>
 {% endblock %}
 {% block head %}
-{% if report.made_by.simulated %}<p>{{ simulated }}</p>{% endif %}
+{% if learnt_from %}<p>{{ learnt_from }}</p>{% endif %}
 {% endblock %}
 {% block content %}
 <div class="film">
 <div>
 <img src="{{ overlay }}" alt="{{ alternative }}">
 <p class="soft">Dashed: what the detector found, with its score. The patient's left is on the right.</p>
-<h2>Probabilities, calibrated</h2>
+<h2>{{ "Probabilities of " ~ report.made_by.eyes if report.made_by.eyes else "Probabilities, calibrated" }}</h2>
 <table><thead><tr><th scope="col">Finding</th><th scope="col">Probability</th><th scope="col">Said from</th>
 <th scope="col">Said</th></tr></thead><tbody>
 {% for finding in report.findings | sort(attribute="probability", reverse=true) %}
@@ -294,7 +294,7 @@ td.name { min-width: 9rem; max-width: 24rem; }
 td.film-picture { width: 8.5rem; }
 {% endblock %}
 {% block head %}
-{% if from_simulation %}<p>{{ simulated }}</p>{% endif %}
+{% if learnt_from %}<p>{{ learnt_from }}</p>{% endif %}
 {% endblock %}
 {% block content %}
 <p class="soft">Models of run {{ run }}. {{ "A language model wrote prose; each sentence is checked on the film's page."

@@ -1,6 +1,7 @@
 """`cliniqure predict`: films in, reports out."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,9 +10,10 @@ from cliniqure_utils import dicom
 from cliniqure_utils.predict.files import write_film, write_index
 from cliniqure_utils.predict.films import check_models, stream_films
 from cliniqure_utils.predict.inputs import find_films
-from cliniqure_utils.predict.writing import Writer, build_report, evidence_of, read_settings, read_symptoms
+from cliniqure_utils.predict.writing import RunSettings, Writer, build_report, evidence_of, read_settings, read_symptoms
 from cliniqure_utils.process import keep_freed_memory
 from cliniqure_utils.project import CannotStart, MissingWeights
+from cliniqure_utils.vocabulary import CLASSES
 
 SCHEDULER_TIMEOUT = 10  # seconds that a Dask scheduler has to answer
 CHUNK = 16  # films that are held at once, per worker process
@@ -27,6 +29,7 @@ def predict(
     device: str = "auto",
     n_jobs: int | None = None,
     dask: str | None = None,
+    eyes: str | None = None,
     echo: Callable[[str], None] = print,
 ) -> tuple[int, int]:
     """Write for each film a page, its data as JSON, the overlay as PNG and DICOM, and a DICOM structured report.
@@ -43,6 +46,8 @@ def predict(
         n_jobs: Films at a time. Default: 1, or one per worker of the Dask cluster.
         dask: Address of a Dask scheduler whose workers read the films. They must see the same files under the same
             paths and have this package; the language model runs on this machine.
+        eyes: Weights of torchxrayvision's DenseNet (`vision.xrv.load_xrv`), which learnt from films of people, to
+            classify instead of the run's classifier. Boxes and crude report stay the run's.
 
     Returns:
         (number of films with a report, number rejected).
@@ -63,6 +68,8 @@ def predict(
     paths, passed = find_films(inputs, out_dir)
     check_models(run_dir)
     settings = read_settings(run_dir)
+    if eyes:
+        settings = _with_eyes(settings, eyes)
     if any(entry.is_dir() and entry.resolve() == out_dir.resolve() for entry in inputs):
         raise CannotStart(f"--out {out_dir} is one of the folders with films; choose another")
     texts = read_symptoms(symptoms_csv) if symptoms_csv else {}
@@ -88,7 +95,7 @@ def predict(
         step = CHUNK * n_jobs
         for first in range(0, len(paths), step):
             films = []
-            for path, film, reason in stream_films(paths[first : first + step], run_dir, device, n_jobs=n_jobs):
+            for path, film, reason in stream_films(paths[first : first + step], run_dir, device, n_jobs, eyes):
                 if film is None:
                     image_id = dicom.image_id_of(path)
                     rejected.append({"source": path.name, "row": "", "image_id": image_id, "reason": reason})
@@ -106,6 +113,19 @@ def predict(
     counted = f"{_count(len(rows), 'report')}, {_count(len(rejected), 'file')} not read"
     echo(f"{counted}, {seconds:.0f} s: {out_dir / 'index.html'}")
     return len(rows), len(rejected)
+
+
+def _with_eyes(settings: RunSettings, eyes: str) -> RunSettings:
+    """The settings for other eyes. Raises CannotStart where there are none."""
+    from cliniqure_utils.vision.xrv import load_xrv
+
+    try:
+        model = load_xrv(eyes)
+    except MissingWeights as error:
+        raise CannotStart(f"--eyes: {error}") from None
+    name = Path(eyes).name.removeprefix("xrv:")  # of a file: where it lies is nobody's business
+    thresholds = dict.fromkeys(CLASSES, 0.5)
+    return dataclasses.replace(settings, eyes=name, left_out=model.left_out, thresholds=thresholds)
 
 
 @contextlib.contextmanager

@@ -78,4 +78,4 @@ def write_index(
         {key: str(value).encode("utf-8", "backslashreplace").decode() for key, value in row.items()} for row in rejected
     ]
     write_table(out_dir / "rejected.csv", pd.DataFrame(readable, columns=REJECTED))
-    write_text(out_dir / "index.html", index_page(rows, readable, settings.name, with_llm, settings.simulated))
+    write_text(out_dir / "index.html", index_page(rows, readable, settings, with_llm))

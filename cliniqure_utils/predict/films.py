@@ -24,7 +24,7 @@ OLDEST = 89  # years: a higher age, on its own, can tell who somebody is
 
 
 def stream_films(
-    paths: Iterable[str | Path], run_dir: str | Path, device: str = "auto", n_jobs: int = 1
+    paths: Iterable[str | Path], run_dir: str | Path, device: str = "auto", n_jobs: int = 1, eyes: str | None = None
 ) -> Iterator[tuple[Path, dict | None, str | None]]:
     """Apply the detector, the classifier and the report model of a finished run, film by film.
 
@@ -33,12 +33,13 @@ def stream_films(
         run_dir: Folder of the run, such as outputs/demo.
         device: "auto", "cpu", "cuda" or "mps".
         n_jobs: Worker processes, each with models of its own; within joblib's Dask backend, tasks of its cluster.
+        eyes: Weights of `vision.xrv.load_xrv` that classify instead of the run's classifier.
 
     Yields:
         (path, film, None), or (path, None, reason) for a file that is not read, in the order of the paths. film is a
         dict: source, image_id, rows, columns, view, age_years (None above 89), sex, notes, probabilities (15 classes,
-        calibrated), boxes (DataFrame in the form of predictions.csv), crude_report, shown (uint8, longest side at most
-        1024), key (of the file's content).
+        calibrated; with `eyes` those that they know, as they say them), boxes (DataFrame in the form of
+        predictions.csv), crude_report, shown (uint8, longest side at most 1024), key (of the file's content).
 
     Raises:
         MissingInput: The run lacks a model; the message names the notebook that makes it.
@@ -46,7 +47,7 @@ def stream_films(
     run_dir = Path(run_dir).resolve()
     check_models(run_dir)
     made = tuple((run_dir / name).stat().st_mtime_ns for name in NEEDED)
-    work = partial(_describe, run_dir=run_dir, made=made, device=resolve_device(device))
+    work = partial(_describe, run_dir=run_dir, made=made, device=resolve_device(device), eyes=eyes)
     yield from run_guarded(work, [Path(path) for path in paths], n_jobs)
 
 
@@ -57,21 +58,23 @@ def check_models(run_dir: str | Path) -> None:
 
 
 @lru_cache(maxsize=1)
-def _models(run_dir: Path, made: tuple, device: str):
-    """Detector and classifier, report model, and the options with which notebook 04 wrote.
+def _models(run_dir: Path, made: tuple, device: str, eyes: str | None):
+    """Detector and classifier, report model, the options with which notebook 04 wrote, and the other eyes or None.
 
     Loaded once per process and run; `made` tells a run from a later one in the same folder.
     """
     from cliniqure_utils import cmn
     from cliniqure_utils.vision.inference import RunModels
+    from cliniqure_utils.vision.xrv import load_xrv
 
     keep_freed_memory()  # worker processes and a Dask cluster's workers come through here, too
     writing = ran_with(run_dir, "04_crude_report")
     options = {name: writing[name] for name in ("beam_size", "max_length")}
-    return RunModels(run_dir, device), cmn.load(run_dir / "04_crude_report").to(device), options
+    reporter = cmn.load(run_dir / "04_crude_report").to(device)
+    return RunModels(run_dir, device), reporter, options, load_xrv(eyes).to(device) if eyes else None
 
 
-def _describe(path: Path, run_dir: Path, made: tuple, device: str):
+def _describe(path: Path, run_dir: Path, made: tuple, device: str, eyes: str | None):
     """One film: (path, what the models say, None) or (path, None, why not)."""
     from cliniqure_utils import cmn
 
@@ -79,14 +82,20 @@ def _describe(path: Path, run_dir: Path, made: tuple, device: str):
         reason = refusal(path)
         if reason is not None:
             return path, None, reason
-        models, reporter, options = _models(run_dir, made, device)
+        models, reporter, options, others = _models(run_dir, made, device, eyes)
         pixels, facts, notes = small_film(path, models.cache_size)
         shown, _, _ = small_film(path, SHOWN_SIDE)
     except UnreadableImage as error:
         return path, None, str(error)
     image_id = image_id_of(path)
     size = (facts["columns"], facts["rows"])
-    probabilities, boxes = models.answer([image_id], [pixels], {image_id: size})
+    table, boxes = models.answer([image_id], [pixels], {image_id: size})
+    probabilities = table.drop(columns="image_id").iloc[0].to_dict()
+    if others:
+        probabilities, beside = others.ask(shown)
+        said = ", ".join(f"{name} ({value:.2f})" for name, value in beside.items() if value >= 0.5)
+        if said:
+            notes = [*notes, f"torchxrayvision's network also says what is no finding of this project: {said}"]
     ids = reporter.generate(cmn.model_input(reporter, pixels).to(device), **options)[0]
     age = facts["age_years"]
     described = {
@@ -98,7 +107,7 @@ def _describe(path: Path, run_dir: Path, made: tuple, device: str):
         "age_years": age if age is None or age <= OLDEST else None,
         "sex": facts["sex"],
         "notes": notes,
-        "probabilities": probabilities.drop(columns="image_id").iloc[0].to_dict(),
+        "probabilities": probabilities,
         "boxes": boxes,
         "crude_report": cmn.to_prose(reporter.tokenizer.decode(ids.tolist())),
         "shown": shown,

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from cliniqure_utils.pages import data_url, render
 from cliniqure_utils.pages.templates import FILM, FILMS
+from cliniqure_utils.predict.writing import RunSettings
 from cliniqure_utils.reports import MARKS
 
-SIMULATED = "The models were trained on simulated films: what they say about a real patient means nothing."
+SIMULATED = "trained on simulated films: what they say about a real patient means nothing."
 STATUS_WORDS = {
     "supported": "agrees with the classifier or the detector",
     "contradicted": "contradicts the classifier and the detector",
@@ -35,27 +36,42 @@ def film_page(report: Mapping, overlay: bytes, files: Mapping[str, str]) -> str:
         marks=MARKS,
         status_words=STATUS_WORDS,
         profile=" and ".join(profile) if isinstance(profile, list) else profile,
-        simulated=SIMULATED,
+        learnt_from=_learnt_from(
+            report["made_by"]["simulated"], report["made_by"]["eyes"], report["made_by"]["left_out"]
+        ),
     )
 
 
-def index_page(
-    rows: Sequence[Mapping], rejected: Sequence[Mapping], run: str, with_llm: bool, from_simulation: bool
-) -> str:
+def index_page(rows: Sequence[Mapping], rejected: Sequence[Mapping], settings: RunSettings, with_llm: bool) -> str:
     """The page that lists the films of one call.
 
     Args:
         rows: image_id, source, page, findings (names), thumbnail (data URL).
         rejected: source and reason.
-        run: Name of the run whose models were used.
+        settings: Of the run whose models were used.
         with_llm: Whether a language model wrote.
-        from_simulation: Whether the models were trained on simulated films.
     """
     title = "1 chest film" if len(rows) == 1 else f"{len(rows)} chest films"
     return render(
-        FILMS, title, rows=rows, rejected=rejected, run=run, with_llm=with_llm, from_simulation=from_simulation,
-        simulated=SIMULATED,
-    )  # fmt: skip
+        FILMS,
+        title,
+        rows=rows,
+        rejected=rejected,
+        run=settings.name,
+        with_llm=with_llm,
+        learnt_from=_learnt_from(settings.simulated, settings.eyes, settings.left_out),
+    )
+
+
+def _learnt_from(simulated: bool, eyes: str | None, left_out: Sequence[str]) -> str:
+    """What the models learnt from, as far as a reader must know it; of other eyes also what they do not know."""
+    if eyes is None:
+        return f"The models were {SIMULATED}" if simulated else ""
+    return (
+        f"The probabilities are those of torchxrayvision's network {eyes}, which learnt from films of patients. It was "
+        f"not asked about {', '.join(left_out)}, which it does not know. Boxes and crude report are still of the run's "
+        f"own models{', ' + SIMULATED if simulated else '.'}"
+    )
 
 
 def _place(box: Mapping) -> str:

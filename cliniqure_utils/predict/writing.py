@@ -29,6 +29,7 @@ class RunSettings:
         base_model, models_dir, max_new_tokens, max_prompt_tokens, batch_size: As in notebook 06.
         knowledge: data/knowledge.csv or the run's own.
         simulated: The models were trained on simulated films.
+        eyes: What classified instead of the run's classifier; None for that. left_out: Findings that they do not know.
     """
 
     name: str
@@ -44,6 +45,8 @@ class RunSettings:
     batch_size: int
     knowledge: pd.DataFrame
     simulated: bool
+    eyes: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def read_settings(run_dir: str | Path) -> RunSettings:
@@ -136,7 +139,7 @@ def evidence_of(film: Mapping, settings: RunSettings, symptoms: str = "") -> Evi
     image_id = film["image_id"]
     return gather_evidence(
         [image_id],
-        pd.DataFrame([film["probabilities"]], index=[image_id]),
+        pd.DataFrame([film["probabilities"]], index=[image_id], columns=list(CLASSES)),
         settings.thresholds,
         film["boxes"],
         settings.box_threshold,
@@ -179,6 +182,7 @@ def build_report(
                 "present": bool(film["probabilities"][name] >= settings.thresholds[name]),
             }
             for name in CLASSES
+            if name not in settings.left_out
         ],
         "boxes": [
             {"class_name": name, "score": score, "place": place, **dict(zip(BOX, corners, strict=True))}
@@ -191,6 +195,8 @@ def build_report(
             "profile": settings.profile,
             "seed": settings.seed,
             "simulated": settings.simulated,
+            "eyes": settings.eyes,
+            "left_out": list(settings.left_out),
             "language_model": None if prose is None else settings.base_model,
             "box_threshold": settings.box_threshold,
         },
