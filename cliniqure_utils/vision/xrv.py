@@ -7,6 +7,7 @@ Its published files are whole networks, pickled: opened the usual way, such a fi
 the numbers out of it and lets nothing run.
 """
 
+import contextlib
 import io
 import math
 import pickle
@@ -100,7 +101,7 @@ class XrvClassifier(nn.Module):
         """A film, uint8 (height, width), dense tissue bright -> probabilities of `known` and of `beside`, by name."""
         image = torch.from_numpy(film).to(self.thresholds.device)[None, None].float() / 255
         outputs = self(image)
-        ours = dict(zip(CLASSES, outputs["logits"][0].double().sigmoid().tolist(), strict=True))
+        ours = dict(zip(CLASSES, outputs["logits"][0].sigmoid().tolist(), strict=True))
         others = dict(zip(self.beside, outputs["others"][0].tolist(), strict=True))
         return {name: ours[name] for name in self.known}, others
 
@@ -126,7 +127,8 @@ def load_xrv(weights: str) -> XrvClassifier:
         raise MissingWeights(f"expected xrv:NAME or xrv:PATH, found {weights!r}")
     if name in published:
         try:
-            path = Path(get_weights(name))
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints advice that the error gives, too
+                path = Path(get_weights(name))
         except Exception as error:  # requests and the file system raise many types; each means the same to the user
             raise MissingWeights(
                 f"the weights {name} are not on this machine and could not be downloaded ({type(error).__name__}); "
@@ -193,7 +195,7 @@ class _Unpickler(pickle.Unpickler):
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("torch._utils", "_rebuild_parameter"): _parameter,
         }
-        if module == "torch" and name in _DTYPES:
+        if module in ("torch", "torch.cuda") and name in _DTYPES:
             return _DTYPES[name]
         return made_here.get((module, name), _Inert)
 

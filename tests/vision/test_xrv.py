@@ -88,6 +88,18 @@ def test_a_state_dict_under_any_name_brings_its_operating_points(package, xrv_ne
         load_xrv(f"xrv:{tmp_path / 'mine.pt'}")
 
 
+def test_numbers_saved_on_a_gpu_are_read_without_one(published):
+    """Its authors trained on GPUs: the file names another kind of storage for the same bytes."""
+    path = published()
+    film = np.random.default_rng(0).integers(0, 255, (40, 30), dtype=np.uint8)
+    expected = load_xrv(f"xrv:{path}").ask(film)
+    content = path.read_bytes()
+    moved = content.replace(b"ctorch\nFloatStorage\n", b"ctorch.cuda\nFloatStorage\n")
+    assert moved != content
+    path.write_bytes(moved)
+    assert load_xrv(f"xrv:{path}").ask(film) == expected
+
+
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("ran",)
