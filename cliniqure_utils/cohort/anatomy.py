@@ -42,6 +42,7 @@ class Anatomy:
             from the surface of the lung (inside it), from the chest wall and diaphragm (inside the lungs), from the
             heart (outside it; sideways counts less, since an enlarged heart grows mostly sideways), from the upper
             aorta (outside it).
+        ray_step: mm between samples along a ray.
         lung_field: bool (height, width): where, seen from the front, lung dominates the path of a ray.
         lung_silhouette: bool (height, width): where a ray from the front meets any lung.
         points, point_label, point_depth, point_wall: places inside the lungs and the field, int (n, 3) with their lobe
@@ -60,6 +61,7 @@ class Anatomy:
     wall: np.ndarray
     heart_distance: np.ndarray
     aorta_distance: np.ndarray
+    ray_step: float = RAY_STEP
     lung_field: np.ndarray = field(init=False)
     lung_silhouette: np.ndarray = field(init=False)
     points: np.ndarray = field(init=False)
@@ -103,7 +105,7 @@ class Anatomy:
     @property
     def group(self) -> int:
         """Voxels along the depth that are averaged to one sample of a ray."""
-        return max(1, round(RAY_STEP / self.spacing))
+        return max(1, round(self.ray_step / self.spacing))
 
     def mm(self, name: str, slices: tuple[slice, ...]) -> np.ndarray:
         """One of the distance maps ("depth", "wall", ...) on a part of the volume, float32 in mm."""
@@ -148,8 +150,8 @@ class Anatomy:
                 )
 
     @classmethod
-    def load(cls, path: str | Path) -> "Anatomy":
-        """Read what `save` wrote.
+    def load(cls, path: str | Path, ray_step: float = RAY_STEP) -> "Anatomy":
+        """Read what `save` wrote. A longer `ray_step` (mm) makes projection faster and blurs along the ray only.
 
         Raises:
             ValueError: The file was written by another version of this module.
@@ -158,13 +160,16 @@ class Anatomy:
             if int(stored["version"]) != CACHE_VERSION:
                 raise ValueError(f"{path}: found cache version {stored['version']}, expected {CACHE_VERSION}")
             maps = {name: stored[name] for name in ("label", "depth", "wall", "heart_distance", "aorta_distance")}
-            return cls(
-                source=str(stored["source"]),
-                spacing=float(stored["spacing"]),
-                soft=stored["soft"].astype(np.float32) * np.float32(SOFT_MAX / 255),
-                bone=stored["bone"].astype(np.float32) * np.float32(BONE_MAX / 255),
+            spacing = float(stored["spacing"])
+            volumes = {
+                "soft": stored["soft"].astype(np.float32) * np.float32(SOFT_MAX / 255),
+                "bone": stored["bone"].astype(np.float32) * np.float32(BONE_MAX / 255),
                 **maps,
-            )
+            }
+            spare = -len(volumes["soft"]) % max(1, round(ray_step / spacing))
+            if spare:
+                volumes = {name: np.pad(v, ((0, spare), (0, 0), (0, 0)), "edge") for name, v in volumes.items()}
+            return cls(source=str(stored["source"]), spacing=spacing, ray_step=ray_step, **volumes)
 
 
 def average_depth(volume: np.ndarray, group: int) -> np.ndarray:

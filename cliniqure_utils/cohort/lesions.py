@@ -1,8 +1,8 @@
 """The findings as changes of density inside the body, in three dimensions, before any projection.
 
 Every maker takes the anatomy, the current soft tissue (earlier lesions included, so that two lesions in one place do
-not add up to more than solid tissue) and a random generator, and returns one Lesion per thing that a reader would
-outline. Lengths are in mm, densities relative to water. Appearances follow the definitions of the Fleischner Society's
+not add up to more than solid tissue), a random generator, and by which share the smallest and faintest lesions may lie
+below the cohort's (0 in the cohort). It returns one Lesion per thing that a reader would outline. Lengths are in mm, densities relative to water. Appearances follow the definitions of the Fleischner Society's
 glossary (Hansell et al. 2008, doi 10.1148/radiol.2462070712); shapes and sizes are ours, chosen so that a finding can
 be seen clearly on a small film.
 """
@@ -44,11 +44,11 @@ class Lesion:
     kind: str = ""
 
 
-def nodule(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+def nodule(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator, smaller: float = 0.0) -> list[Lesion]:
     """One to three round, solid nodules or masses (above 30 mm in diameter)."""
     lesions = []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        radius = rng.uniform(11, 15) if rng.random() < 0.55 else rng.uniform(15, 24)
+        radius = rng.uniform(11 * (1 - smaller), 15) if rng.random() < 0.55 else rng.uniform(15, 24)
         place = _place(anatomy, rng, anatomy.point_depth > max(6.0, 0.5 * radius))
         stretch = rng.uniform(0.88, 1.12, 3)
         slices, distance = _ellipsoid(anatomy, place, radius * stretch, reach=1.4)
@@ -60,55 +60,55 @@ def nodule(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list
     return lesions
 
 
-def consolidation(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+def consolidation(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator, smaller: float = 0.0) -> list[Lesion]:
     """Dense airspace filling that stops at the border of its lobe, with air still in the larger bronchi."""
     place, lobe = _lobe_place(anatomy, rng, 8)
-    radii = rng.uniform(36, 56, 3) * [1.3, 1, 1]
+    radii = rng.uniform(36 * (1 - smaller), 56, 3) * [1.3, 1, 1]
     slices, distance = _ellipsoid(anatomy, place, radii, reach=1.4)
     ragged = smooth_noise(distance.shape, 21 / anatomy.spacing, rng, 3)
     inside = ndimage.gaussian_filter((anatomy.label[slices] == lobe).astype(np.float32), 1.2)
     weight = sigmoid((1 - distance + 0.25 * ragged) * 8) * inside
     bronchi = np.exp(-((smooth_noise(distance.shape, 12 / anatomy.spacing, rng) / 0.12) ** 2))
-    amplitude = rng.uniform(0.95, 1.1)
+    amplitude = rng.uniform(0.95 * (1 - smaller / 2), 1.1)
     change = amplitude * np.clip(SOLID - soft[slices], 0, 1) * weight * (1 - 0.5 * bronchi)
     return [Lesion("Consolidation", slices, change, None, _side(anatomy, place), _share(radii[1:].mean(), 36, 56))]
 
 
-def infiltration(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+def infiltration(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator, smaller: float = 0.0) -> list[Lesion]:
     """Patchy, ill-defined densities over a large part of one lung, lobes ignored."""
     place, _ = _lobe_place(anatomy, rng, 8)
-    radii = rng.uniform(42, 66, 3)
+    radii = rng.uniform(42 * (1 - smaller), 66, 3)
     slices, distance = _ellipsoid(anatomy, place, radii, reach=1.4)
     side = _side(anatomy, place)
     patches = np.clip(1.6 * smooth_noise(distance.shape, 11 / anatomy.spacing, rng, 2) - 0.35, 0, 1.3)
     weight = sigmoid((1 - distance) * 6) * patches * anatomy.lung(side, slices)
-    change = rng.uniform(0.6, 0.85) * np.clip(SOLID - soft[slices], 0, 1) * weight
+    change = rng.uniform(0.6 * (1 - smaller / 2), 0.85) * np.clip(SOLID - soft[slices], 0, 1) * weight
     return [Lesion("Infiltration", slices, change, None, side, _share(radii[1:].mean(), 42, 66))]
 
 
-def opacity(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+def opacity(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator, smaller: float = 0.0) -> list[Lesion]:
     """A homogeneous haze without a sharp border, through which vessels are still seen."""
     place, _ = _lobe_place(anatomy, rng, 12)
-    radii = rng.uniform(36, 56, 3) * [1.3, 1, 1]
+    radii = rng.uniform(36 * (1 - smaller), 56, 3) * [1.3, 1, 1]
     slices, distance = _ellipsoid(anatomy, place, radii, reach=1.5)
     side = _side(anatomy, place)
     weight = np.exp(-((distance / 0.85) ** 4)) * anatomy.lung(side, slices)
-    change = rng.uniform(0.58, 0.76) * np.clip(SOLID - soft[slices], 0, 1) * weight
+    change = rng.uniform(0.58 * (1 - smaller / 2), 0.76) * np.clip(SOLID - soft[slices], 0, 1) * weight
     return [Lesion("Lung Opacity", slices, change, None, side, _share(radii[1:].mean(), 36, 56))]
 
 
-def atelectasis(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+def atelectasis(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator, smaller: float = 0.0) -> list[Lesion]:
     """One or two flat, nearly horizontal bands of airless lung (plate-like atelectasis)."""
     place, _ = _lobe_place(anatomy, rng, 10, lower=True)
     side = _side(anatomy, place)
-    radii = np.array([48.0, 34.0, 46.0]) * rng.uniform(0.8, 1.15)
+    radii = np.array([48.0, 34.0, 46.0]) * rng.uniform(0.8 * (1 - smaller), 1.15)
     slices, distance = _ellipsoid(anatomy, place, radii, reach=1.1)
     normal = np.array([rng.normal(0, 0.16), 1.0, rng.normal(0, 0.35)])  # seen edge-on from the front
     normal /= np.linalg.norm(normal)
     grids = np.ogrid[slices]
     height = sum((g - c) * n for g, c, n in zip(grids, place, normal, strict=True)) * anatomy.spacing
     height = height + 2.2 * smooth_noise(distance.shape, 24 / anatomy.spacing, rng)
-    thickness = rng.uniform(5.2, 8.5)
+    thickness = rng.uniform(5.2 * (1 - smaller), 8.5)
     bands = np.abs(height)
     if rng.random() < 0.5:
         bands = np.minimum(bands, np.abs(height - rng.uniform(16, 24)))
@@ -118,29 +118,29 @@ def atelectasis(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) ->
     return [Lesion("Atelectasis", slices, change, None, side, _share(thickness, 5.2, 8.5))]
 
 
-def effusion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+def effusion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator, smaller: float = 0.0) -> list[Lesion]:
     """Fluid at the bottom of one or both pleural spaces, with a surface that climbs along the chest wall."""
     lesions = []
     for side in (["left"], ["right"], ["left", "right"])[rng.choice(3, p=[0.38, 0.38, 0.24])]:
         slices = anatomy.lung_box[side]
         lung = anatomy.lung(side, slices)
         rows = np.flatnonzero(lung.any((0, 2)))
-        extent = rng.uniform(0, 1)
+        extent = rng.uniform(-smaller, 1)
         level = rows[-1] - (56 + 80 * extent) / anatomy.spacing
         climb = 30 / anatomy.spacing * np.exp(-anatomy.mm("wall", slices) / 9)
         height = np.arange(lung.shape[1], dtype=np.float32)[None, :, None]
         filled = sigmoid((height - (level - climb)) * (anatomy.spacing / 1.8))
         change = np.clip(SOLID - soft[slices], 0, 1.1) * _soft_mask(lung) * filled
-        lesions.append(Lesion("Pleural effusion", slices, change, None, side, extent))
+        lesions.append(Lesion("Pleural effusion", slices, change, None, side, max(extent, 0.0)))
     return lesions
 
 
-def pneumothorax(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+def pneumothorax(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator, smaller: float = 0.0) -> list[Lesion]:
     """Air between chest wall and lung, widest at the apex; a thin line marks the edge of the collapsed lung."""
     side = str(rng.choice(["left", "right"]))
     slices = anatomy.lung_box[side]
     lung = anatomy.lung(side, slices)
-    extent = rng.uniform(0, 1)
+    extent = rng.uniform(-smaller, 1)
     widest, fall = 28 + 34 * extent, rng.uniform(0.85, 1.4)
     down = np.linspace(0, 1, lung.shape[1], dtype=np.float32)[None, :, None]
     width = widest * np.clip(1 - fall * down, 0, 1) + 4 + 2 * smooth_noise(lung.shape, 45 / anatomy.spacing, rng)
@@ -150,10 +150,10 @@ def pneumothorax(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -
     part = soft[slices]
     change = np.where(air, -part * np.float32(0.97), 0.09 * (lung & ~air)) + edge * 0.85 * np.clip(1 - part, 0, 1)
     outline = air.astype(np.float32) * 0.2
-    return [Lesion("Pneumothorax", slices, change.astype(np.float32), outline, side, extent)]
+    return [Lesion("Pneumothorax", slices, change.astype(np.float32), outline, side, max(extent, 0.0))]
 
 
-def fibrosis(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+def fibrosis(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator, smaller: float = 0.0) -> list[Lesion]:
     """Coarse strands with some dense scarring, in the upper or lower part of one or both lungs."""
     sides = (["left"], ["right"], ["left", "right"])[rng.integers(3)]
     upper = rng.random() < 0.6
@@ -168,15 +168,15 @@ def fibrosis(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> li
         lung, region = lung[:, rows], region[:, rows]
         strands = np.exp(-((smooth_noise(lung.shape, rng.uniform(13, 17) / anatomy.spacing, rng) / 0.28) ** 2))
         uneven = np.clip(0.75 + 0.6 * smooth_noise(lung.shape, 38 / anatomy.spacing, rng), 0, 1.4)
-        amplitude = rng.uniform(0.7, 0.95)
+        amplitude = rng.uniform(0.7 * (1 - smaller / 2), 0.95)
         change = amplitude * np.clip(SOLID - soft[slices], 0, 1) * np.clip(strands * region * uneven, 0, 1.1) * lung
         lesions.append(Lesion("Pulmonary fibrosis", slices, change, None, side, _share(amplitude, 0.7, 0.95)))
     return lesions
 
 
-def interstitial(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+def interstitial(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator, smaller: float = 0.0) -> list[Lesion]:
     """A fine net over both lungs, denser towards the surface (interstitial lung disease)."""
-    mesh, amplitude = rng.uniform(6.5, 9.5), rng.uniform(0.6, 0.9)
+    mesh, amplitude = rng.uniform(6.5, 9.5), rng.uniform(0.6 * (1 - smaller / 2), 0.9)
     lesions = []
     for side in ("left", "right"):
         slices = anatomy.lung_box[side]
@@ -189,10 +189,10 @@ def interstitial(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -
     return lesions
 
 
-def calcification(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+def calcification(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator, smaller: float = 0.0) -> list[Lesion]:
     """A group of small, sharp, very dense grains, as healed granulomas and lymph nodes leave them."""
     place = _place(anatomy, rng, anatomy.point_depth > 8)
-    reach = rng.uniform(11, 18)
+    reach = rng.uniform(11 * (1 - smaller), 18)
     slices = anatomy.box_around(place, reach + 8)
     grids = np.ogrid[slices]
     change = np.zeros([s.stop - s.start for s in slices], np.float32)
@@ -206,10 +206,12 @@ def calcification(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) 
     ]
 
 
-def other_lesion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+def other_lesion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator, smaller: float = 0.0) -> list[Lesion]:
     """A ring: a cavity with a thick wall and often a level of fluid, or a cyst, thin-walled and blacker than lung."""
     is_cavity = rng.random() < 0.6
-    radius, thickness = (rng.uniform(19, 30), rng.uniform(5, 8)) if is_cavity else (rng.uniform(24, 36), 3.4)
+    low, high = (19, 30) if is_cavity else (24, 36)
+    radius = rng.uniform(low * (1 - smaller), high)
+    thickness = rng.uniform(5, 8) if is_cavity else 3.4
     place = _place(anatomy, rng, anatomy.point_depth > 0.55 * radius)
     side = _side(anatomy, place)
     slices, distance = _ellipsoid(anatomy, place, radius * rng.uniform(0.9, 1.1, 3), reach=1.4)
@@ -233,7 +235,7 @@ def other_lesion(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -
     return [Lesion("Other lesion", slices, (change * near).astype(np.float32), outline, side, extent, kind)]
 
 
-def thickening(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> list[Lesion]:
+def thickening(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator, smaller: float = 0.0) -> list[Lesion]:
     """A cap of dense pleura over one or both apices, or a band along the side of the chest wall."""
     is_cap = rng.random() < 0.6
     both = rng.random() < 0.35
@@ -241,7 +243,7 @@ def thickening(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> 
     lesions = []
     for side in ("left", "right") if is_cap and both else (first,):
         slices = anatomy.lung_box[side]
-        extent = rng.uniform(0, 1)
+        extent = rng.uniform(-smaller, 1)
         lung = anatomy.lung(side, slices)
         rows = np.flatnonzero(lung.any((0, 2)))
         columns = np.flatnonzero(lung.any((0, 1)))
@@ -260,7 +262,9 @@ def thickening(anatomy: Anatomy, soft: np.ndarray, rng: np.random.Generator) -> 
         layer = sigmoid((thickness - anatomy.mm("wall", slices)) / 0.9) * region * _soft_mask(lung)
         change = np.clip(SOLID + 0.1 - soft[slices], 0, 1.1) * layer
         kind = "apical" if is_cap else "lateral"
-        lesions.append(Lesion("Pleural thickening", slices, change.astype(np.float32), None, side, extent, kind))
+        lesions.append(
+            Lesion("Pleural thickening", slices, change.astype(np.float32), None, side, max(extent, 0.0), kind)
+        )
     return lesions
 
 
@@ -306,7 +310,7 @@ def enlarged_arch(anatomy: Anatomy, soft: np.ndarray, growth: float) -> Lesion:
 
 # Lesions of the lungs and pleura, in the order in which they are put in: air first, fluid last, so that later ones fill
 # what earlier ones left. Heart and aorta are grown and measured for every patient.
-MAKERS: dict[str, Callable[[Anatomy, np.ndarray, np.random.Generator], list[Lesion]]] = {
+MAKERS: dict[str, Callable[[Anatomy, np.ndarray, np.random.Generator, float], list[Lesion]]] = {
     "Pneumothorax": pneumothorax,
     "ILD": interstitial,
     "Pulmonary fibrosis": fibrosis,

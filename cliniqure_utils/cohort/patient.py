@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from cliniqure_utils.cohort import lesions
 from cliniqure_utils.cohort.anatomy import Anatomy
-from cliniqure_utils.cohort.projection import Exposure, Geometry, PartialProjection, Pose, expose
+from cliniqure_utils.cohort.projection import Exposure, Geometry, PartialProjection, Pose, Shape, expose
 from cliniqure_utils.vocabulary import BOX, FINDINGS
 
 CARDIOTHORACIC_LIMIT = 0.50  # heart width over chest width, the usual one
@@ -84,22 +84,54 @@ def simulate(
     Raises:
         ValueError: A finding cannot be simulated.
     """
+    n_grid = n_grid or max(48, int(0.6 * size))
+    pose, exposure = draw_day(seed, visit, vary)
+    geometry = Geometry(anatomy, Shape.draw(np.random.default_rng([*seed, 0]), vary), pose, n_grid)
+    soft, bone = geometry.project(anatomy.projected)
+    placed = place_findings(geometry, findings, seed, size, soft)
+    pixels = expose(soft, bone, size, exposure, np.random.default_rng([*seed, 5, visit]), breasts)
+    return Film(pixels, *placed)
+
+
+def place_findings(
+    geometry: Geometry,
+    findings: list[str],
+    seed: list[int],
+    size: int,
+    shadows: np.ndarray,
+    smaller: float = 0.0,
+    heart_limit: float = CARDIOTHORACIC_LIMIT,
+) -> tuple[list[dict], dict, list[str]]:
+    """Put findings into a body that stands in the beam, and add their shadows to its projection.
+
+    Args:
+        geometry: The body in the beam.
+        findings: Names from `vocabulary.FINDINGS`.
+        seed: Integers; each finding draws from a generator of its own.
+        size: Side of the film that the boxes are for, pixels.
+        shadows: float32 (n_grid, n_grid), mm of water; changed in place.
+        smaller: By which share the smallest lesions are smaller than the cohort's, 0 to 1.
+        heart_limit: Cardiothoracic ratio from which the heart counts as large.
+
+    Returns:
+        findings, measures and hidden of a `Film`.
+
+    Raises:
+        ValueError: A finding cannot be simulated.
+    """
     unknown = set(findings) - set(FINDINGS)
     if unknown:
         raise ValueError(f"cannot simulate {', '.join(sorted(unknown))}; expected names of vocabulary.FINDINGS")
-    n_grid = n_grid or max(48, int(0.6 * size))
-    pose, exposure = draw_day(seed, visit, vary)
-    geometry = Geometry(anatomy, np.random.default_rng([*seed, 0]), pose, n_grid, vary)
-    soft, bone = geometry.project(anatomy.projected)
+    anatomy = geometry.anatomy
     body = anatomy.soft.copy()  # the body with the lesions so far
-    to_film = size / n_grid
+    to_film = size / geometry.n_grid
     boxes: list[dict] = []
     hidden: list[str] = []
 
     def put(lesion: lesions.Lesion, shadow: PartialProjection | None) -> None:
         body[lesion.slices] += lesion.change
         if shadow is not None:
-            shadow.add_to(soft)
+            shadow.add_to(shadows)
 
     growth = np.random.default_rng([*seed, 1])
     heart_growth = _either(growth, HEART_GROWTH, LARGE_HEART_GROWTH, "Cardiomegaly" in findings)
@@ -112,7 +144,7 @@ def simulate(
     arch_box = _bounds(geometry.project_part(arch.outline, arch.slices), 8.0)
     ratio = (heart_box[2] - heart_box[0]) / _chest_width(geometry)
     arch_width = (arch_box[2] - arch_box[0]) * geometry.pixel
-    if ratio > CARDIOTHORACIC_LIMIT:
+    if ratio > heart_limit:
         boxes.append(_row(heart, heart_box, "lower", to_film, size))
     if arch_width > ARCH_LIMIT:
         boxes.append(_row(arch, arch_box, "upper", to_film, size))
@@ -122,7 +154,7 @@ def simulate(
         rng = np.random.default_rng([*seed, 2, FINDINGS.index(name)])
         for _ in range(TRIES):
             made = []
-            for lesion in lesions.MAKERS[name](anatomy, body, rng):
+            for lesion in lesions.MAKERS[name](anatomy, body, rng, smaller):
                 if "Pneumothorax" in findings and name not in ("Pneumothorax", "Pleural effusion"):
                     lesion.change *= body[lesion.slices] > 0.03  # only fluid can lie in the free air
                 made.append((lesion, *_look(geometry, lesion, lung_field)))
@@ -136,14 +168,13 @@ def simulate(
                 zone = anatomy.lung_zone(_middle_height(lesion), lesion.side)
                 boxes.append(_row(lesion, box, zone, to_film, size))
 
-    pixels = expose(soft, bone, size, exposure, np.random.default_rng([*seed, 5, visit]), breasts)
     boxes = sorted(_merge_same(boxes), key=lambda b: (FINDINGS.index(b["class_name"]), b["x_min"], b["y_min"]))
     measures = {
         "cardiothoracic_ratio": round(float(ratio), 4),
         "arch_width_mm": round(float(arch_width), 2),
         "pixel_mm": round(geometry.fov / size, 4),
     }
-    return Film(pixels, boxes, measures, hidden)
+    return boxes, measures, hidden
 
 
 def draw_day(seed: list[int], visit: int = 0, vary: bool = True) -> tuple[Pose, Exposure]:

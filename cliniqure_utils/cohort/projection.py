@@ -16,7 +16,8 @@ from cliniqure_utils.cohort.anatomy import Anatomy, average_depth
 from cliniqure_utils.cohort.organs import HEART
 
 SOURCE_DISTANCE = 1800.0  # mm from X-ray tube to detector, the usual distance of a standing chest film
-AIR_GAP = 30.0  # mm between chest and detector
+AIR_GAP = 30.0  # mm between the body and the detector
+STANDING = np.array([1.0, 1.12, 1.0])  # the CT was taken lying down; a standing chest is taller
 WATER = 0.0192  # absorbed per mm of water at the mean energy of a 120 kVp chest beam
 FULL_SCALE = 4095  # 12 bits
 MIDDLE = 0.37  # steepest place of the tone curve: lungs come out dark grey, not black, so that shadows in them show
@@ -51,6 +52,9 @@ class Pose:
         fov: Side of the square film in mm at the detector.
         top_margin: mm of the volume above the upper edge of the film.
         breath: mm by which the diaphragm moves; negative: deeper breath.
+        source: mm from X-ray tube to detector.
+        from_front: The beam enters at the chest and the detector lies at the back (anterior-posterior), as on portable
+            films; else the other way round.
     """
 
     pitch: float
@@ -60,6 +64,8 @@ class Pose:
     fov: float
     top_margin: float
     breath: float
+    source: float = SOURCE_DISTANCE
+    from_front: bool = False
 
     @classmethod
     def draw(cls, rng: np.random.Generator, vary: bool = True) -> "Pose":
@@ -70,16 +76,49 @@ class Pose:
         return cls(*(float(value) for value in (pitch, yaw, roll, shift, fov, top_margin, breath)))
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What makes one patient's body another than the anatomy it is made from.
+
+    Attributes:
+        scale: Factors on depth, height and width.
+        squeeze: By how much the heart is narrower than in the CT, as a share: standing and breathing in, it hangs
+            narrower than lying down.
+        waves: Slow waves through the body: direction (3, radians per mm), phase and amplitude (3, mm) of each.
+    """
+
+    scale: np.ndarray
+    squeeze: float
+    waves: tuple[tuple[np.ndarray, float, np.ndarray], ...]
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, vary: bool = True) -> "Shape":
+        """Draw a shape; the number of draws never depends on findings. `vary` False gives the plain patient."""
+        spread = 1.0 if vary else 0.0
+        normal = rng.standard_normal(4) * spread
+        scale = STANDING * np.exp(0.04 * normal[0:3] + 0.03 * normal[3])
+        squeeze = 0.25 + spread * rng.uniform(-0.04, 0.04)
+        return cls(scale, squeeze, draw_waves(rng, np.array([2.2, 3.0, 2.6]) * spread))
+
+
+def draw_waves(rng: np.random.Generator, amplitude: np.ndarray) -> tuple[tuple[np.ndarray, float, np.ndarray], ...]:
+    """Four slow waves through a body; `amplitude`: standard deviations (depth, height, width) in mm."""
+    waves = []
+    for _ in range(4):
+        direction = rng.standard_normal(3) * 2 * np.pi / rng.uniform(200, 380)
+        phase = rng.uniform(0, 2 * np.pi)
+        waves.append((direction, phase, rng.standard_normal(3) * amplitude))
+    return tuple(waves)
+
+
 class Geometry:
     """One patient in the beam: size, turn, bend, breath and field of view.
 
     Args:
         anatomy: The body.
-        rng: Draws the patient's shape; the number of draws never depends on findings. The same state gives the same
-            person again, in whatever pose.
+        shape: How the patient differs from it.
         pose: How the patient stands.
         n_grid: Detector samples per side (the film is enlarged from it).
-        vary: False gives the plain patient.
 
     Attributes:
         fov: Side of the square film in mm at the detector.
@@ -87,16 +126,12 @@ class Geometry:
             -1..1 coordinates (width, height, depth) of torch's grid_sample.
     """
 
-    def __init__(self, anatomy: Anatomy, rng: np.random.Generator, pose: Pose, n_grid: int, vary: bool = True):
+    def __init__(self, anatomy: Anatomy, shape: Shape, pose: Pose, n_grid: int):
         import torch
 
         self.anatomy, self.n_grid, self.fov = anatomy, n_grid, pose.fov
-        spread = 1.0 if vary else 0.0
-        normal = rng.standard_normal(4) * spread
-        # The CT was taken lying down; a standing chest is taller.
-        scale = np.array([1.0, 1.12, 1.0]) * np.exp(0.04 * normal[0:3] + 0.03 * normal[3])
+        scale = shape.scale
         pitch, yaw, roll = np.deg2rad([pose.pitch, pose.yaw, pose.roll])
-        squeeze = 0.25 + spread * rng.uniform(-0.04, 0.04)  # by which the heart is narrower than in the CT
 
         extent = np.array(anatomy.shape) * anatomy.spacing
         heart_middle = [
@@ -111,26 +146,23 @@ class Geometry:
         depth = torch.linspace(self.step / 2, float(extent[0]) - self.step / 2, d_coarse)
         across = torch.linspace(-1, 1, n_coarse) * (self.fov - self.pixel) / 2
         d, h, w = torch.meshgrid(depth, across, across, indexing="ij")
-        # Cone beam, detector at the chest: what lies deeper is magnified more, so rays close in on the way back.
-        middle = 1 - (extent[0] / 2 + AIR_GAP) / SOURCE_DISTANCE
-        narrowing = (1 - (d + AIR_GAP) / SOURCE_DISTANCE) / middle
+        # Cone beam: what lies further from the detector is magnified more, so rays close in towards the source.
+        middle = 1 - (extent[0] / 2 + AIR_GAP) / pose.source
+        from_detector = float(extent[0]) - d if pose.from_front else d
+        narrowing = (1 - (from_detector + AIR_GAP) / pose.source) / middle
         p = torch.stack([d - float(extent[0] / 2), h * narrowing, w * narrowing], -1)
         p = p @ torch.tensor(_rotation(pitch, yaw, roll).T / scale, dtype=torch.float32)
         centre_height = self.fov / 2 / scale[1] + pose.top_margin
         p = p + torch.tensor([0.0, centre_height - extent[1] / 2, pose.shift], dtype=torch.float32)
 
         bend = torch.zeros_like(p)
-        for _ in range(4):  # slow waves through the body: no two patients have the same shape
-            wave = rng.standard_normal(3) * 2 * np.pi / rng.uniform(200, 380)
-            phase = rng.uniform(0, 2 * np.pi)
-            amplitude = rng.standard_normal(3) * [2.2, 3.0, 2.6] * spread
+        for wave, phase, amplitude in shape.waves:
             bend += torch.sin(p @ torch.tensor(wave, dtype=torch.float32) + phase)[..., None] * torch.tensor(
                 amplitude, dtype=torch.float32
             )
         p = p + bend
-        # Standing and breathing in, the heart hangs narrower than in the CT: squeeze its surroundings sideways.
         across, along = p[..., 2] - heart_middle[1], p[..., 1] - heart_middle[0]
-        p[..., 2] += squeeze * across * torch.exp(-(across**2 + along**2) / (2 * 75.0**2))
+        p[..., 2] += shape.squeeze * across * torch.exp(-(across**2 + along**2) / (2 * 75.0**2))
         p[..., 1] += pose.breath * torch.sigmoid((p[..., 1] - 10) / 22)
 
         coarse = torch.stack([p[..., 2] / extent[2], p[..., 1] / extent[1], p[..., 0] / extent[0]]) * 2
@@ -293,35 +325,46 @@ def expose(
         uint16 (size, size), 12 bits, dense tissue bright.
     """
     x = exposure
-    soft = np.maximum(_bicubic(soft, size), 0)
-    bone = np.maximum(_bicubic(bone, size), 0)
+    soft = np.maximum(enlarge_film(soft, size), 0)
+    bone = np.maximum(enlarge_film(bone, size), 0)
     body = sigmoid((soft - 14) / 4)
     soft = soft + body * x.habitus
     if breasts:
-        down_film, across_film = _unit_grid(size)
-        for centre in (0.5 - x.breast_right, 0.5 + x.breast_left):
-            down = (down_film - x.breast_height) / (x.breast_width * x.breast_aspect)
-            dome = np.sqrt(np.clip(1 - ((across_film - centre) / x.breast_width) ** 2 - down**2, 0, 1))
-            shadow = x.breast_thickness * dome * sigmoid((0.25 + down) * 6)
-            soft = soft + ndimage.gaussian_filter(shadow, size * 0.012, truncate=2.5) * body
+        shape = x.breast_thickness, x.breast_width, x.breast_aspect, x.breast_height, x.breast_right, x.breast_left
+        for shadow in breast_shadows(size, *shape):
+            soft = soft + shadow * body
     absorbed = WATER * (soft + 1.35 * x.bone * bone)
     if x.marker:
         absorbed[_side_marker(size, x.marker_left, x.marker_top)] += (
             2.2  # a lead letter L at the patient's left shoulder
         )
     beam = np.exp(-absorbed).astype(np.float32)
-    beam = beam + 0.5 * x.scatter * _wide_blur(beam, size * 0.06) + 0.002
+    beam = beam + 0.5 * x.scatter * wide_blur(beam, size * 0.06) + 0.002
     beam = (rng.poisson(beam * x.photons) / x.photons).astype(np.float32)
     beam = ndimage.gaussian_filter(beam, 0.45 * size / 512, truncate=3)
 
     log = -np.log(np.maximum(beam, 1e-4))
-    fine, wide = ndimage.gaussian_filter(log, size * 0.012, truncate=3), _wide_blur(log, size * 0.09)
+    fine, wide = ndimage.gaussian_filter(log, size * 0.012, truncate=3), wide_blur(log, size * 0.09)
     image = x.contrast * wide + 1.15 * (fine - wide) + (1.15 + x.detail) * (log - fine)
     inner = image[int(0.08 * size) : int(0.92 * size), int(0.12 * size) : int(0.88 * size)]
     low, high = np.percentile(inner, [1.0, 99])
     tone = sigmoid(((image - low) / (high - low) - MIDDLE) * x.gamma)
     dark, light = sigmoid(-MIDDLE * x.gamma), sigmoid((1 - MIDDLE) * x.gamma)
     return np.clip((tone - dark) / (light - dark) * 3700 + 150, 0, FULL_SCALE).astype(np.uint16)
+
+
+def breast_shadows(
+    size: int, thickness: float, width: float, aspect: float, height: float, right: float, left: float
+) -> list[np.ndarray]:
+    """mm of water of the right and the left breast, float (size, size); arguments as the attributes of `Exposure`."""
+    down_film, across_film = _unit_grid(size)
+    shadows = []
+    for centre in (0.5 - right, 0.5 + left):
+        down = (down_film - height) / (width * aspect)
+        dome = np.sqrt(np.clip(1 - ((across_film - centre) / width) ** 2 - down**2, 0, 1))
+        shadow = thickness * dome * sigmoid((0.25 + down) * 6)
+        shadows.append(ndimage.gaussian_filter(shadow, size * 0.012, truncate=2.5))
+    return shadows
 
 
 def sigmoid(x):
@@ -364,7 +407,8 @@ def _enlarge(values, size: tuple[int, ...]):
     return out.permute(1, 2, 3, 0).contiguous()
 
 
-def _bicubic(image: np.ndarray, size: int) -> np.ndarray:
+def enlarge_film(image: np.ndarray, size: int) -> np.ndarray:
+    """Bicubic interpolation of a square array to (size, size), float32."""
     import torch
     from torch.nn import functional
 
@@ -372,7 +416,7 @@ def _bicubic(image: np.ndarray, size: int) -> np.ndarray:
     return functional.interpolate(tensor, size=(size, size), mode="bicubic", align_corners=False)[0, 0].numpy()
 
 
-def _wide_blur(image: np.ndarray, sigma: float) -> np.ndarray:
+def wide_blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur with a large sigma, computed on every fourth pixel."""
     import torch
     from torch.nn import functional

@@ -13,7 +13,7 @@ from cliniqure_utils.predict.overlay import draw_overlay
 from cliniqure_utils.predict.pages import film_page, index_page
 from cliniqure_utils.predict.writing import RunSettings
 from cliniqure_utils.runs import atomic_path, write_json, write_table, write_text
-from cliniqure_utils.vocabulary import BOX, NO_FINDING
+from cliniqure_utils.vocabulary import BOX, FINDINGS
 
 ENDINGS = {
     "page": "_report.html",
@@ -64,7 +64,7 @@ def write_film(report: dict, film: Mapping, name: str, out_dir: Path) -> dict:
         "image_id": report["image_id"],
         "source": report["source"],
         "page": files["page"],
-        "findings": [entry["name"] for entry in report["findings"] if entry["name"] in named - {NO_FINDING}],
+        "findings": [name for name in (*FINDINGS, *film["beside"]) if name in named.union(film["beside"])],
         "thumbnail": data_url(thumbnail(overlay)),
     }
 

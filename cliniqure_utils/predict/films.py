@@ -38,8 +38,9 @@ def stream_films(
     Yields:
         (path, film, None), or (path, None, reason) for a file that is not read, in the order of the paths. film is a
         dict: source, image_id, rows, columns, view, age_years (None above 89), sex, notes, probabilities (15 classes,
-        calibrated; with `eyes` those that they know, as they say them), boxes (DataFrame in the form of
-        predictions.csv), crude_report, shown (uint8, longest side at most 1024), key (of the file's content).
+        calibrated; with `eyes` those that they know, as they say them), beside (what `eyes` say that is none of the
+        15), boxes (DataFrame in the form of predictions.csv), crude_report, shown (uint8, longest side at most 1024),
+        key (of the file's content).
 
     Raises:
         MissingInput: The run lacks a model; the message names the notebook that makes it.
@@ -91,10 +92,12 @@ def _describe(path: Path, run_dir: Path, made: tuple, device: str, eyes: str | N
     size = (facts["columns"], facts["rows"])
     table, boxes = models.answer([image_id], [pixels], {image_id: size})
     probabilities = table.drop(columns="image_id").iloc[0].to_dict()
+    beside = {}
     if others:
-        probabilities, beside = others.ask(shown)
-        said = ", ".join(f"{name} ({value:.2f})" for name, value in beside.items() if value >= 0.5)
-        if said:
+        probabilities, asked = others.ask(shown)
+        beside = {name: value for name, value in asked.items() if value >= 0.5}
+        if beside:
+            said = ", ".join(f"{name} ({value:.2f})" for name, value in beside.items())
             notes = [*notes, f"torchxrayvision's network also says what is no finding of this project: {said}"]
     ids = reporter.generate(cmn.model_input(reporter, pixels).to(device), **options)[0]
     age = facts["age_years"]
@@ -108,6 +111,7 @@ def _describe(path: Path, run_dir: Path, made: tuple, device: str, eyes: str | N
         "sex": facts["sex"],
         "notes": notes,
         "probabilities": probabilities,
+        "beside": list(beside),
         "boxes": boxes,
         "crude_report": cmn.to_prose(reporter.tokenizer.decode(ids.tolist())),
         "shown": shown,

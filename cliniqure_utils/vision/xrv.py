@@ -81,7 +81,7 @@ class XrvClassifier(nn.Module):
 
         height, width = image.shape[-2:]
         side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
+        top, left = height // 2 - side // 2, width // 2 - side // 2  # as torchxrayvision's XRayCenterCrop
         square = image[..., top : top + side, left : left + side]
         square = F.interpolate(square, size=(SIDE, SIDE), mode="bilinear", antialias=True)
         probabilities = op_norm(self.network((2 * square - 1) * 1024).sigmoid(), self.thresholds)
