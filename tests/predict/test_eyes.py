@@ -7,7 +7,7 @@ import torch
 
 from cliniqure_utils import cli
 from cliniqure_utils.vision.xrv import load_xrv
-from cliniqure_utils.vocabulary import CLASSES
+from cliniqure_utils.vocabulary import CLASSES, FINDINGS
 
 LEFT_OUT = ["Aortic enlargement", "Calcification", "ILD", "Other lesion"]
 
@@ -50,6 +50,9 @@ def test_eyes_say_what_they_know_and_the_run_the_rest(films, run_dir, predicted,
         assert "torchxrayvision's network eyes.pt, which learnt from films of patients" in text
         assert f"not asked about {', '.join(LEFT_OUT)}, which it does not know" in text
         assert "of the run's own models, trained on simulated films" in text and "private" not in text
+    boxed = {box["class_name"] for box in report["boxes"]}  # a finding that the eyes do not know can have a box, too
+    named = [name for name in FINDINGS if name == "Pleural effusion" or name in boxed]
+    assert f"<td>{', '.join([*named, 'Fracture'])}</td>" in (out / "index.html").read_text()
     assert "Probabilities of eyes.pt" in (out / "one_report.html").read_text()
 
 
