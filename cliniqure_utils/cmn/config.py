@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
+from cliniqure_utils.vision.grey import check_grey
+
 MAX_POSITIONS = 5000  # rows of the published table of positions
 
 
@@ -32,6 +34,7 @@ class CMNConfig:
 
     `visual_extractor` is a name `patches.build_extractor` knows, or "custom" when a module was passed in.
     `feature_dropout` acts on the embedded patches and the output, `dropout` everywhere else; both in training only.
+    `grey` is the grey scale on which the model sees films (`vision.grey.even_grey`).
     """
 
     dataset: str = "mimic_cxr"
@@ -49,6 +52,7 @@ class CMNConfig:
     feature_dropout: float = 0.5
     label_smoothing: float = 0.0
     adaptive_pooling: bool = False
+    grey: str = "none"
 
     def __post_init__(self):
         if self.dataset not in DATASETS:
@@ -61,6 +65,7 @@ class CMNConfig:
             raise ValueError(f"topk {self.topk} must lie between 1 and the number of slots, {self.cmm_size}")
         if not 1 <= self.max_length <= MAX_POSITIONS:
             raise ValueError(f"max_length {self.max_length} must lie between 1 and {MAX_POSITIONS}")
+        check_grey(self.grey)
 
     @property
     def n_views(self) -> int:

@@ -9,6 +9,7 @@ from torch import nn
 
 from cliniqure_utils.cmn.fused import fused
 from cliniqure_utils.cmn.kept import Kept
+from cliniqure_utils.vision.grey import even_grey
 from cliniqure_utils.vision.trunks import TopDown, build_trunk, load_body, normalise
 
 SIDE = 224  # pixels of the square input
@@ -27,11 +28,12 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     return np.round(image * 255).astype(np.uint8)
 
 
-def preprocess(image: np.ndarray) -> torch.Tensor:
+def preprocess(image: np.ndarray, grey: str = "none") -> torch.Tensor:
     """The model's input from a film: 224 x 224 whatever the aspect, three equal channels, ImageNet-normalised.
 
     Args:
         image: (height, width) grey, uint8 or float in [0, 1]; dense tissue bright.
+        grey: Grey scale on which the model sees films (`vision.grey.even_grey`).
 
     Returns:
         float32 (3, 224, 224), normalised.
@@ -39,7 +41,8 @@ def preprocess(image: np.ndarray) -> torch.Tensor:
     Source: public code of R2GenCMN (bilinear with antialiasing, on 8-bit pixels).
     """
     small = Image.fromarray(to_uint8(image)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    return normalise(torch.from_numpy(np.array(small)).float().div(255).expand(1, 3, SIDE, SIDE))[0]
+    small = even_grey(torch.from_numpy(np.array(small))[None], grey)
+    return normalise(small.float().div(255).expand(1, 3, SIDE, SIDE))[0]
 
 
 class TinyPatches(nn.Module):

@@ -16,6 +16,7 @@ from PIL import Image
 from cliniqure_utils.cmn.patches import preprocess
 from cliniqure_utils.cmn.tokenizer import Tokenizer
 from cliniqure_utils.dicom import image_id_of, safe_name
+from cliniqure_utils.vision.grey import check_grey
 
 # DICOM's view positions (PS3.3, C.8.7.1.1.3) and the words of the tables that come with MIMIC-CXR and IU X-Ray. The
 # first is the one wanted when a study has several.
@@ -120,8 +121,9 @@ def model_input(model, frontal: np.ndarray, lateral: np.ndarray | None = None) -
         (1, 3, 224, 224) or (1, 2, 3, 224, 224).
     """
     if model.config.n_views == 1:
-        return preprocess(frontal)[None]
-    return torch.stack([preprocess(frontal), preprocess(frontal if lateral is None else lateral)])[None]
+        return preprocess(frontal, model.config.grey)[None]
+    films = frontal, frontal if lateral is None else lateral
+    return torch.stack([preprocess(film, model.config.grey) for film in films])[None]
 
 
 class ReportDataset(torch.utils.data.Dataset):
@@ -136,9 +138,10 @@ class ReportDataset(torch.utils.data.Dataset):
         tokenizer: Makes ids of words.
         reports: Name (image id or study id) -> text. None: nothing to learn from.
         max_length: Most words of a report.
+        grey: Grey scale of the films, the model's `config.grey`.
 
     Raises:
-        ValueError: A film or study has no report, or an image id cannot be a file name.
+        ValueError: A film or study has no report, no such grey scale, or an image id cannot be a file name.
     """
 
     def __init__(
@@ -148,8 +151,10 @@ class ReportDataset(torch.utils.data.Dataset):
         tokenizer: Tokenizer,
         reports: Mapping[str, str] | None = None,
         max_length: int = 100,
+        grey: str = "none",
     ):
-        self.image_dir = Path(image_dir)
+        check_grey(grey)
+        self.image_dir, self.grey = Path(image_dir), grey
         if isinstance(films, pd.DataFrame):
             self.names = films.study_id.astype(str).tolist()
             self.films = list(zip(films.frontal.astype(str), films.lateral.astype(str), strict=True))
@@ -170,9 +175,9 @@ class ReportDataset(torch.utils.data.Dataset):
         return len(self.names)
 
     def fingerprint(self) -> str:
-        """sha256 of everything but the films that decides what an item is: names, films, ids of the reports."""
+        """sha256 of what decides an item beside the films: their names, studies, grey scale, ids of the reports."""
         ids = None if self._ids is None else [row.tolist() for row in self._ids]
-        return hashlib.sha256(repr((self.names, self.films, ids)).encode()).hexdigest()
+        return hashlib.sha256(repr((self.names, self.films, self.grey, ids)).encode()).hexdigest()
 
     def __getitem__(self, index: int) -> dict:
         if isinstance(index, slice):  # a slice of names and films would pass for one study of many views
@@ -180,6 +185,6 @@ class ReportDataset(torch.utils.data.Dataset):
         views = []
         for image_id in self.films[index]:
             with Image.open(self.image_dir / f"{image_id}.png") as image:
-                views.append(preprocess(np.asarray(image.convert("L"))))
+                views.append(preprocess(np.asarray(image.convert("L")), self.grey))
         item = {"image_id": self.names[index], "images": views[0] if len(views) == 1 else torch.stack(views)}
         return item if self._ids is None else item | {"ids": self._ids[index]}

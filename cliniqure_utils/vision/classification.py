@@ -265,7 +265,7 @@ def build_classifier(
 
 
 def save_classifier(model: nn.Module, folder, settings: dict) -> None:
-    """Write `model.safetensors` and `config.json` (model_name, image_size, heatmap_weight) into a folder."""
+    """Write `model.safetensors` and `config.json` (model_name, image_size, heatmap_weight, grey) into a folder."""
     save_model(model, folder, settings)
 
 

@@ -276,10 +276,15 @@ def anchor_coverage(detector: Detector, boxes: np.ndarray, threshold: float = 0.
 
 
 def save_detector(detector: Detector, folder, settings: dict) -> None:
-    """Write `model.safetensors` and `config.json` (the arguments of `build_detector`) into a folder."""
+    """Write `model.safetensors` and `config.json` (the arguments of `build_detector`, and grey) into a folder."""
     save_model(detector, folder, settings)
 
 
 def load_detector(folder) -> Detector:
     """Rebuild what `save_detector` wrote, in eval mode."""
-    return load_model(folder, lambda settings: build_detector(**{**settings, "weights": None}))
+    return load_model(folder, _rebuild)
+
+
+def _rebuild(settings: dict) -> Detector:
+    settings = {name: value for name, value in settings.items() if name != "grey"}  # of the films, not of the network
+    return build_detector(**{**settings, "weights": None})

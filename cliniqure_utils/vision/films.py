@@ -19,22 +19,32 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from cliniqure_utils.annotations import rescale_boxes
+from cliniqure_utils.vision.grey import check_grey, even_grey
 from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS
 
 KEEP_BYTES = 2**31  # films are kept in memory up to this size; VinDr-CXR's 15,000 at 1,024 pixels would be 16 GB
 
 
-def read_film(path: str | Path, size: int) -> torch.Tensor:
-    """One cached film as a model takes it: uint8 tensor (1, size, size)."""
+def read_film(path: str | Path, size: int, grey: str = "none") -> torch.Tensor:
+    """One cached film as a model takes it: uint8 tensor (1, size, size). Arguments of `to_square`."""
     with Image.open(path) as image:
-        return to_square(image.convert("L"), size)
+        return to_square(image.convert("L"), size, grey)
 
 
-def to_square(film: Image.Image, size: int) -> torch.Tensor:
-    """Grey 8-bit film -> uint8 tensor (1, size, size); area-averaging resize, aspect not kept (paper, table 3)."""
+def to_square(film: Image.Image, size: int, grey: str = "none") -> torch.Tensor:
+    """A grey film as a model takes it: the one way, whichever film it is.
+
+    Args:
+        film: 8 bit, one channel.
+        size: Side of the square, pixels; area-averaging resize, aspect not kept (paper, table 3).
+        grey: Grey scale of the result (`grey.even_grey`).
+
+    Returns:
+        uint8 (1, size, size).
+    """
     if film.size != (size, size):
         film = film.resize((size, size), Image.Resampling.BOX if min(film.size) >= size else Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(film).copy())[None]
+    return even_grey(torch.from_numpy(np.asarray(film).copy())[None], grey)
 
 
 class FilmDataset(torch.utils.data.Dataset):
@@ -57,9 +67,10 @@ class FilmDataset(torch.utils.data.Dataset):
             makes: `targets` in place of those that follow from the boxes.
         seed: Draw each film's transform from (seed, epoch, place) instead of torch's global random numbers. Then it
             does not depend on the number of loader processes, nor on where a killed training resumes.
+        grey: Grey scale of the films (`grey.even_grey`).
 
     Raises:
-        ValueError: A box of another class than the 14, or a film without a row in `labels`.
+        ValueError: A box of another class than the 14, a film without a row in `labels`, or an unknown grey scale.
     """
 
     def __init__(
@@ -73,8 +84,11 @@ class FilmDataset(torch.utils.data.Dataset):
         keep_in_memory: bool | None = None,
         labels: pd.DataFrame | None = None,
         seed: int | None = None,
+        grey: str = "none",
     ):
+        check_grey(grey)
         self.image_dir, self.image_ids, self.size = Path(image_dir), [str(i) for i in image_ids], size
+        self.grey = grey
         if keep_in_memory is None:
             keep_in_memory = len(self.image_ids) * size * size <= KEEP_BYTES
         self.augment, self.keep_in_memory, self.seed, self.epoch = augment, keep_in_memory, seed, 0
@@ -102,17 +116,17 @@ class FilmDataset(torch.utils.data.Dataset):
         self.epoch = epoch
 
     def fingerprint(self) -> str:
-        """sha256 of what decides an item beside the film itself: its id, size, seed, transform, boxes, labels."""
+        """sha256 of what decides an item beside the file: its id, size, grey scale, seed, transform, boxes, labels."""
         targets = [self.targets(i).tolist() for i in range(len(self))]
         boxes = [torch.cat([b, n[:, None].float()], 1).tolist() for b, n in zip(self._boxes, self._labels, strict=True)]
-        content = repr((self.image_ids, self.size, self.seed, repr(self.augment), targets, boxes))
+        content = repr((self.image_ids, self.size, self.grey, self.seed, repr(self.augment), targets, boxes))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def film(self, index: int) -> torch.Tensor:
         """uint8 (1, size, size), without augmentation."""
         if index in self._films:
             return self._films[index]
-        film = read_film(self.image_dir / f"{self.image_ids[index]}.png", self.size)
+        film = read_film(self.image_dir / f"{self.image_ids[index]}.png", self.size, self.grey)
         if self.keep_in_memory:
             self._films[index] = film
         return film

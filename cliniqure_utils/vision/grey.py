@@ -11,6 +11,12 @@ import torch
 GREY_SCALES = ("none", "rank")
 
 
+def check_grey(grey: str) -> None:
+    """Raises ValueError where there is no such grey scale."""
+    if grey not in GREY_SCALES:
+        raise ValueError(f"grey must be one of {', '.join(GREY_SCALES)}, found {grey!r}")
+
+
 def even_grey(film: torch.Tensor, grey: str) -> torch.Tensor:
     """A film on the grey scale that the models see.
 
@@ -28,8 +34,7 @@ def even_grey(film: torch.Tensor, grey: str) -> torch.Tensor:
     Source: histogram equalisation (Hummel 1977, Computer Graphics and Image Processing 6:184-195); why for chest films:
     Philipsen et al. 2015 (IEEE TMI 34:1965-1975, energy bands), which did less well here (BENCHMARKS.md).
     """
-    if grey not in GREY_SCALES:
-        raise ValueError(f"grey must be one of {', '.join(GREY_SCALES)}, found {grey!r}")
+    check_grey(grey)
     if grey == "none":
         return film
     rows, columns = film.shape[-2:]

@@ -27,6 +27,7 @@ from cliniqure_utils.vision.calibration import apply_temperature
 from cliniqure_utils.vision.classification import load_classifier
 from cliniqure_utils.vision.detection import Detector, load_detector
 from cliniqure_utils.vision.films import to_square
+from cliniqure_utils.vision.saving import grey_of
 from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS
 
 FILMS_AT_ONCE = 32  # films that `read_images` holds in memory
@@ -135,18 +136,20 @@ class FilmsInMemory:
         image_ids: Names of the films.
         pixels: uint8 (height, width) each, of the size that the run's cache has.
         size: Side of the model's square input, pixels.
+        grey: Grey scale on which the model sees films (`grey.even_grey`).
     """
 
     image_ids: Sequence[str]
     pixels: Sequence[np.ndarray]
     size: int
+    grey: str = "none"
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def film(self, index: int) -> torch.Tensor:
         """uint8 (1, size, size)."""
-        return to_square(Image.fromarray(self.pixels[index]), self.size)
+        return to_square(Image.fromarray(self.pixels[index]), self.size, self.grey)
 
 
 def probability_table(image_ids: Sequence[str], probabilities: np.ndarray, temperature: float) -> pd.DataFrame:
@@ -185,9 +188,10 @@ class RunModels:
         self.device = device
         self.cache_size: int = ran_with(run_dir, "01_preprocess")["cache_size"]
         self._flip: bool = ran_with(run_dir, "02_detect")["test_flip"]
-        self._detector = load_detector(require(run_dir, "02_detect/model.safetensors").parent)
+        folder = require(run_dir, "02_detect/model.safetensors").parent
+        self._detector, self._detector_grey = load_detector(folder), grey_of(folder)
         folder = require(run_dir, "03_classify/model.safetensors").parent
-        self._classifier = load_classifier(folder)
+        self._classifier, self._classifier_grey = load_classifier(folder), grey_of(folder)
         self._classifier_size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["image_size"]
         said = require(run_dir, "03_classify/temperature.json").read_text(encoding="utf-8")
         self._temperature = json.loads(said)["temperature"]
@@ -204,9 +208,9 @@ class RunModels:
         Returns:
             (probabilities, boxes) as `read_images` returns them.
         """
-        films = FilmsInMemory(image_ids, pixels, self._classifier_size)
+        films = FilmsInMemory(image_ids, pixels, self._classifier_size, self._classifier_grey)
         said = predict_probabilities(self._classifier, films, self.device, progress=False)
-        films = FilmsInMemory(image_ids, pixels, self._detector.image_size)
+        films = FilmsInMemory(image_ids, pixels, self._detector.image_size, self._detector_grey)
         boxes = predict_boxes(self._detector, films, sizes, self.device, progress=False, flip=self._flip)
         return probability_table(image_ids, said, self._temperature), boxes
 

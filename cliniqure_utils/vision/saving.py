@@ -19,6 +19,11 @@ def save_model(model: nn.Module, folder: str | Path, settings: dict) -> None:
     write_json(Path(folder) / "config.json", settings)
 
 
+def grey_of(folder: str | Path) -> str:
+    """The grey scale on which a saved model sees films (`grey.even_grey`): "none" where its config.json has no word."""
+    return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("grey", "none")
+
+
 def load_model(folder: str | Path, build: Callable[[dict], nn.Module]) -> nn.Module:
     """Read what `save_model` wrote; `build(settings)` makes the module that the weights go into.
 
