@@ -162,6 +162,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     handout.set_defaults(act=_handout)
 
+    pretrain = commands.add_parser(
+        "pretrain",
+        help="make data/pretrained anew",
+        allow_abbrev=False,
+        description="Weights of our own from simulated patients that are in no cohort. A part that was stopped goes on "
+        "where it was.",
+    )
+    pretrain.add_argument("--part", metavar="NAME", help="films, eyes or report (default: all, in this order)")
+    pretrain.add_argument(
+        "--hours", type=float, metavar="H", help="how long all parts together may take on two cores, about (default: 1)"
+    )
+    pretrain.add_argument("--n-jobs", type=_jobs, metavar="N", help="worker processes (default: one per core)")
+    pretrain.set_defaults(act=_pretrain)
+
     doctor = commands.add_parser("doctor", help="is everything here? text for a bug report")
     doctor.set_defaults(act=_doctor)
 
@@ -285,6 +299,18 @@ def _predict(options: argparse.Namespace) -> int:
         eyes=options.eyes,
     )
     return 1 if rejected or not done else 0
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    import os
+
+    from cliniqure_utils.process import thread_settings
+
+    os.environ.update(thread_settings(os.environ))  # before torch is loaded
+    from cliniqure_utils.pretraining.command import HOURS, pretrain
+
+    pretrain(options.part, HOURS if options.hours is None else options.hours, options.n_jobs or -1)
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

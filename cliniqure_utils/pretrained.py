@@ -1,7 +1,7 @@
 """Weights of our own in `data/pretrained`, the laptop's stand-ins for ImageNet and MIMIC-CXR.
 
 `cliniqure pretrain` makes them from simulated patients that are in no cohort; `data/pretrained/card.md` says how and
-what they are worth. A file that is missing or damaged is one sentence, and the notebooks then start from random weights.
+what they are worth. A file that is missing or damaged is one sentence; the notebooks then start from random weights.
 """
 
 import hashlib

@@ -2,9 +2,10 @@
 
 Every maker takes the anatomy, the current soft tissue (earlier lesions included, so that two lesions in one place do
 not add up to more than solid tissue), a random generator, and by which share the smallest and faintest lesions may lie
-below the cohort's (0 in the cohort). It returns one Lesion per thing that a reader would outline. Lengths are in mm, densities relative to water. Appearances follow the definitions of the Fleischner Society's
-glossary (Hansell et al. 2008, doi 10.1148/radiol.2462070712); shapes and sizes are ours, chosen so that a finding can
-be seen clearly on a small film.
+below the cohort's (0 in the cohort). It returns one Lesion per thing that a reader would outline. Lengths are in mm,
+densities relative to water. Appearances follow the definitions of the Fleischner Society's glossary (Hansell et al.
+2008, doi 10.1148/radiol.2462070712); shapes and sizes are ours, chosen so that a finding can be seen clearly on a small
+film.
 """
 
 from collections.abc import Callable

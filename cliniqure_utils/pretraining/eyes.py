@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from cliniqure_utils import training
 from cliniqure_utils.pretraining.appearance import change_appearance
 from cliniqure_utils.pretraining.films import read_shard
-from cliniqure_utils.vision import classification
+from cliniqure_utils.vision import classification, detection, trunks
 from cliniqure_utils.vision.films import collate
 from cliniqure_utils.vision.grey import even_grey
 from cliniqure_utils.vision.transforms import augmentation
@@ -99,10 +99,10 @@ class SimulatedFilms(torch.utils.data.Dataset):
             return film
         from PIL import Image
 
-        return np.asarray(Image.fromarray(film).resize((self.size, self.size), Image.Resampling.BOX))
+        return np.array(Image.fromarray(film).resize((self.size, self.size), Image.Resampling.BOX))
 
 
-def teach_classifier(data: SimulatedFilms, work_dir: Path, epochs: int, seed: int, n_workers: int = 0):
+def teach_classifier(data: SimulatedFilms, work_dir: Path, epochs: int, seed: int, n_workers: int = 1):
     """Train trunk, neck, heat maps and classifier from random weights; returns the model and the history."""
     torch.manual_seed(seed)
     model = classification.build_classifier("seresnet_tiny", heatmap_weight=2.0)
@@ -113,5 +113,26 @@ def teach_classifier(data: SimulatedFilms, work_dir: Path, epochs: int, seed: in
     history = training.fit(
         model, data, plan, output_dir=work_dir / "checkpoints_classifier", device="cpu", collate=collate, log_steps=50,
         n_workers=n_workers, description="classifier",
+    )  # fmt: skip
+    return model, history
+
+
+DETECTOR = dict(  # what notebook 02 builds
+    backbone="tiny", image_size=192, anchor_scales=[20, 40, 67, 100], aspect_ratios=[0.5, 1.0, 2.0], neck="topdown",
+    roi_pool_size=7, head_width=256, rois_per_image=32,
+)  # fmt: skip
+
+
+def teach_detector(body: trunks.TopDown, data: SimulatedFilms, work_dir: Path, epochs: float, seed: int):
+    """Train the detector from a trained body, body and heads together; returns the model and the history."""
+    torch.manual_seed(seed)
+    model = detection.build_detector(**DETECTOR, body=body)
+    plan = training.Plan(
+        seed=seed, epochs=epochs, batch_size=16, learning_rate=2e-3, weight_decay=0.02, optimizer="adamw",
+        scheduler="cosine", warmup_steps=100, ema_decay=0.995,
+    )  # fmt: skip
+    history = training.fit(
+        model, data, plan, output_dir=work_dir / "checkpoints_detector", device="cpu", collate=collate, log_steps=50,
+        description="detector",
     )  # fmt: skip
     return model, history

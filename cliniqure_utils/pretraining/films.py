@@ -73,6 +73,14 @@ def read_shard(path: str | Path) -> tuple[np.ndarray, list[dict]]:
         return stored["pixels"], json.loads(str(stored["truth"]))
 
 
+def body_of(number: int) -> int:
+    """The body of a shard: 0 the CT, else the seed of a phantom, from 1 on."""
+    rounds, place = divmod(number, len(KINDS))
+    if KINDS[place] != "phantom":
+        return 0
+    return 1 + (rounds * KINDS.count("phantom") + KINDS[:place].count("phantom")) % N_PHANTOMS
+
+
 def body_path(anatomy_dir: Path, number: int) -> Path:
     """Path of a body, made where it is missing: 0 is the CT, above it phantoms of that seed."""
     if number == 0:
@@ -96,10 +104,7 @@ def _simulate_shard(folder: str, anatomy_dir: str, number: int, seed: int) -> No
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one thread per process, else the processes compete for cores
     kind = KINDS[number % len(KINDS)]
-    which = (
-        1 + (number // len(KINDS) * KINDS.count("phantom") + KINDS[: number % len(KINDS)].count("phantom")) % N_PHANTOMS
-    )
-    body = _body(str(body_path(Path(anatomy_dir), which if kind == "phantom" else 0)))
+    body = _body(str(body_path(Path(anatomy_dir), body_of(number))))
     pixels, truth = [], []
     try:
         for index in range(number * SHARD, (number + 1) * SHARD):

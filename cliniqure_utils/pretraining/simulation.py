@@ -123,7 +123,7 @@ def draw_shape(rng: np.random.Generator, is_portable: bool, is_ct: bool) -> Shap
 
 
 def draw_pose(rng: np.random.Generator, body: WideBody, shape: Shape, is_portable: bool) -> Pose:
-    """A stance: a portable film is more turned, less deeply breathed in, and taken from the front at half the distance."""
+    """A stance; on a portable film more turned, with less breath, and taken from the front at half the distance."""
     normal, field, breath = rng.standard_normal(5), rng.uniform(285, 430), rng.random()
     spread = 1.8 if is_portable else 1.0
     pitch, yaw, roll = (float(v) for v in normal[:3] * [3.0, 3.6, 1.8] * spread)

@@ -1,0 +1,80 @@
+"""`cliniqure pretrain`: makes `data/pretrained` anew, part by part. A stopped part goes on where it was."""
+
+import subprocess
+import time
+from pathlib import Path
+
+from cliniqure_utils import pretrained
+from cliniqure_utils.pretraining import eyes, films
+from cliniqure_utils.process import prepare_process
+from cliniqure_utils.project import REPOSITORY, CannotStart
+
+PARTS = ("films", "eyes", "report")
+HOURS = 1.0
+FILMS_PER_HOUR = 8000  # with all parts made of them, on two cores
+CLASSIFIER_EPOCHS, DETECTOR_EPOCHS = 12, 3
+WORK = REPOSITORY / "data" / "pretraining"
+
+
+def pretrain(
+    part: str | None = None,
+    hours: float = HOURS,
+    n_jobs: int = -1,
+    work_dir: Path = WORK,
+    folder: Path = pretrained.FOLDER,
+) -> None:
+    """Make one part, or all.
+
+    Args:
+        part: One of PARTS; None makes all of them in this order.
+        hours: How long all parts together may take on two cores, about. The number of films follows from it, so that
+            the result depends on this number and not on the speed of the machine.
+        n_jobs: Worker processes of the simulation; -1 for one per core.
+        work_dir: Keeps films and checkpoints.
+        folder: Where the parts go.
+
+    Raises:
+        CannotStart: An unknown part, hours that are not above 0, or films or eyes that are missing.
+    """
+    if part is not None and part not in PARTS:
+        raise CannotStart(f"unknown part {part!r}; expected one of {', '.join(PARTS)}")
+    if not hours > 0:
+        raise CannotStart(f"hours must be above 0, found {hours:g}")
+    n_films = max(films.SHARD, round(FILMS_PER_HOUR * hours / films.SHARD) * films.SHARD)
+    shards = work_dir / "films"
+    if part in (None, "films"):
+        films.simulate_films(shards, work_dir / "anatomy", n_films, n_jobs=n_jobs)
+    paths = [films.shard_path(shards, number) for number in range(n_films // films.SHARD)]
+    absent = sum(not path.is_file() for path in paths)
+    if absent:
+        raise CannotStart(f"{absent} of {len(paths)} shards of films are missing: cliniqure pretrain --part films")
+    seen = {"films": n_films, "hours": hours, "seed": films.SEED, "commit": _commit()}
+    if part in (None, "eyes"):
+        prepare_process(films.SEED)
+        _make_eyes(paths, work_dir, seen, folder)
+
+
+def _make_eyes(paths: list[Path], work_dir: Path, seen: dict, folder: Path) -> None:
+    """Parts `eyes` and `detector`."""
+    data = eyes.SimulatedFilms(paths, films.SIZE, films.SEED)
+    seen = seen | {"image_size": films.SIZE, "grey": eyes.GREY}
+    start = time.monotonic()
+    classifier, history = eyes.teach_classifier(data, work_dir, CLASSIFIER_EPOCHS, films.SEED)
+    how = {"epochs": CLASSIFIER_EPOCHS, "loss": float(history.loss.iloc[-1]), "minutes": _minutes_since(start)}
+    pretrained.save_part("eyes", classifier.state_dict(), seen | how, folder)
+    start = time.monotonic()
+    detector, history = eyes.teach_detector(classifier.body, data, work_dir, DETECTOR_EPOCHS, films.SEED)
+    how = {"epochs": DETECTOR_EPOCHS, "loss": float(history.loss.iloc[-1]), "minutes": _minutes_since(start)}
+    pretrained.save_part("detector", detector.state_dict(), seen | how | {"settings": eyes.DETECTOR}, folder)
+
+
+def _minutes_since(start: float) -> float:
+    return round((time.monotonic() - start) / 60, 1)
+
+
+def _commit() -> str:
+    """Commit of the code, or "" outside a clone."""
+    asked = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip()

@@ -1,0 +1,48 @@
+"""Shards of films: resumable, the same whoever makes them, of patients that no cohort has."""
+
+import numpy as np
+
+from cliniqure_utils.pretraining import films
+
+
+def content(folder, number):
+    pixels, truth = films.read_shard(films.shard_path(folder, number))
+    return pixels.tobytes(), repr(truth)
+
+
+def test_shards_are_the_same_with_two_workers_and_after_a_stop(coarse, tmp_path):
+    films.simulate_films(tmp_path / "one", coarse, 6, seed=5, n_jobs=1)
+    films.simulate_films(tmp_path / "stopped", coarse, 2, seed=5, n_jobs=1)
+    first = films.shard_path(tmp_path / "stopped", 0)
+    written = first.stat().st_mtime_ns
+    assert films.simulate_films(tmp_path / "stopped", coarse, 5, seed=5, n_jobs=1) == 6  # whole shards
+    assert first.stat().st_mtime_ns == written, "a finished shard was made again"
+    for number in range(3):
+        assert content(tmp_path / "one", number) == content(tmp_path / "stopped", number)
+
+
+def test_each_shard_says_what_it_shows(shards):
+    kinds = set()
+    for path in shards:
+        pixels, truth = films.read_shard(path)
+        assert pixels.shape == (2, films.SIZE, films.SIZE) and pixels.dtype == np.uint8 and len(truth) == 2
+        for film in truth:
+            kinds.add(film["kind"])
+            assert film["report"]["text"]
+            for row in film["findings"]:
+                assert 0 <= row["x_min"] < row["x_max"] <= films.SIZE and 0 <= row["y_min"] < row["y_max"] <= films.SIZE
+    assert kinds == {"cohort", "wide", "phantom"}
+
+
+def test_another_seed_is_other_patients(coarse, tmp_path):
+    for seed in (5, 6):
+        films.simulate_films(tmp_path / str(seed), coarse, 2, seed=seed, n_jobs=1)
+    assert content(tmp_path / "5", 0) != content(tmp_path / "6", 0)
+
+
+def test_the_body_of_the_phantom_test_set_is_not_among_the_bodies():
+    """Notebook 03 measures on phantom 0; the CT is body 0 here, phantoms begin with seed 1."""
+    assert films.KINDS.count("phantom") > 0
+    used = {films.body_of(number) for number in range(200)}
+    assert used == set(range(films.N_PHANTOMS + 1))
+    assert {films.body_of(n) for n in range(200) if films.KINDS[n % len(films.KINDS)] != "phantom"} == {0}
