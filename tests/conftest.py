@@ -273,7 +273,7 @@ def finished_run(tmp_path_factory, write_dicom) -> Path:
     """A run as notebooks 01 to 04 leave it, with small untrained models, beside the films that it read.
 
     run/ holds 01_preprocess to 04_crude_report and run.json; films/ the DICOM files. Its settings are none of the
-    notebooks' own: another cache, mirrored films too, two beams.
+    notebooks' own: another cache, mirrored films too, two beams; the classifier sees ranks, the detector grey values.
     """
     import numpy as np
     import pandas as pd
@@ -308,7 +308,9 @@ def finished_run(tmp_path_factory, write_dicom) -> Path:
     index, _ = convert_archive(sorted(source.iterdir()), run / "01_preprocess" / "images", 128, n_jobs=1)
     write_table(run / "01_preprocess" / "index.csv", index)
     sizes, image_ids = film_sizes(index), list(index.image_id)
-    films = FilmDataset(run / "01_preprocess" / "images", image_ids, 96, sizes)
+    films, ranked = (
+        FilmDataset(run / "01_preprocess" / "images", image_ids, 96, sizes, grey=grey) for grey in ("none", "rank")
+    )
 
     settings = dict(backbone="tiny", image_size=96, anchor_scales=[12, 48], neck="topdown", head_width=16)
     detector = detection.build_detector(**settings).eval()
@@ -319,9 +321,10 @@ def finished_run(tmp_path_factory, write_dicom) -> Path:
 
     classifier = classification.build_classifier("seresnet_tiny")
     classification.save_classifier(
-        classifier, run / "03_classify", {"model_name": "seresnet_tiny", "image_size": 96, "heatmap_weight": 0.0}
-    )
-    as_trained = inference.predict_probabilities(classifier, films, progress=False)
+        classifier, run / "03_classify",
+        {"model_name": "seresnet_tiny", "image_size": 96, "heatmap_weight": 0.0, "grey": "rank"},
+    )  # fmt: skip
+    as_trained = inference.predict_probabilities(classifier, ranked, progress=False)
     table = pd.DataFrame(apply_temperature(as_trained.astype(float).round(5), 0.8).round(15), columns=list(CLASSES))
     table.insert(0, "image_id", image_ids)
     write_table(run / "03_classify" / "probabilities.csv", table)
@@ -330,11 +333,11 @@ def finished_run(tmp_path_factory, write_dicom) -> Path:
 
     trunk = cmn.build_extractor("tiny")
     config = cmn.CMNConfig(visual_extractor="tiny", d_vf=trunk.channels, d_model=16, d_ff=16, num_heads=2, num_layers=1,
-                           topk=4, cmm_size=8, cmm_dim=16, max_length=8)  # fmt: skip
+                           topk=4, cmm_size=8, cmm_dim=16, max_length=8, grey="rank")  # fmt: skip
     words = ["the lungs are clear .", "the heart is enlarged .", "there is a left pleural effusion ."]
     reporter = cmn.R2GenCMN(cmn.Tokenizer.from_reports(words, threshold=1), config, trunk)
     cmn.save(reporter, run / "04_crude_report")
-    seen = cmn.ReportDataset(run / "01_preprocess" / "images", image_ids, reporter.tokenizer)
+    seen = cmn.ReportDataset(run / "01_preprocess" / "images", image_ids, reporter.tokenizer, grey="rank")
     texts = cmn.write_reports(reporter, [seen[n] for n in range(len(seen))], beam_size=2, max_length=6)
     crude = [{"image_id": i, "text": cmn.to_prose(text)} for i, text in zip(image_ids, texts, strict=True)]
     write_jsonl(run / "04_crude_report" / "crude_reports.jsonl", crude)

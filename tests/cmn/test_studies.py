@@ -151,6 +151,21 @@ def test_the_fingerprint_tells_films_and_reports_apart(tmp_path):
     assert of() == of() and len({of(), *others}) == 6
 
 
+def test_films_are_on_the_models_grey_scale(tmp_path):
+    film = np.random.default_rng(0).integers(40, 200, (30, 50), dtype=np.uint8)
+    Image.fromarray(film).save(tmp_path / "a.png")
+    plain, ranked = cmn.preprocess(film), cmn.preprocess(film, grey="rank")
+    config = dict(visual_extractor="custom", d_vf=3, d_model=16, num_heads=2, topk=3, cmm_size=6, cmm_dim=16)
+    models = [cmn.R2GenCMN(cmn.Tokenizer(WORDS), cmn.CMNConfig(**config, grey=g), Means()) for g in ("none", "rank")]
+    assert [cmn.model_input(model, film).equal(plain[None]) for model in models] == [True, False]
+    assert cmn.model_input(models[1], film).equal(ranked[None])
+    data = [cmn.ReportDataset(tmp_path, ["a"], cmn.Tokenizer(WORDS), grey=grey) for grey in ("none", "rank")]
+    assert data[0][0]["images"].equal(plain) and data[1][0]["images"].equal(ranked)
+    assert data[0].fingerprint() != data[1].fingerprint()
+    with pytest.raises(ValueError, match="grey must be one of none, rank, found 'bands'"):
+        cmn.CMNConfig(grey="bands")
+
+
 def test_a_part_of_the_data_set_is_chosen_by_ids_not_by_a_slice(tmp_path):
     """A slice would be one item whose name is a list, and a film of that name does not exist."""
     for name in ("a", "b"):

@@ -10,6 +10,7 @@ from cliniqure_utils.annotations import boxes_per_class, film_sizes
 from cliniqure_utils.vision import films as films_module
 from cliniqure_utils.vision import transforms
 from cliniqure_utils.vision.films import FilmDataset, collate
+from cliniqure_utils.vision.grey import even_grey
 from cliniqure_utils.vocabulary import CLASSES
 
 
@@ -37,6 +38,15 @@ def test_data_with_another_augmentation_are_other_data(films):
 
     assert fingerprint() == fingerprint()
     assert len({fingerprint(), *(fingerprint(**{name: value}) for name, value in changes.items())}) == 6
+
+
+def test_a_film_of_the_data_set_is_on_its_grey_scale(films):
+    folder, index, _ = films
+    plain, ranked = (FilmDataset(folder, ["a"], 32, film_sizes(index), grey=grey) for grey in ("none", "rank"))
+    assert torch.equal(ranked.film(0), even_grey(plain.film(0), "rank"))
+    assert not torch.equal(ranked.film(0), plain.film(0)) and plain.fingerprint() != ranked.fingerprint()
+    with pytest.raises(ValueError, match="grey must be one of none, rank, found 'bands'"):
+        FilmDataset(folder, ["a"], 32, film_sizes(index), grey="bands")
 
 
 def test_a_draw_depends_on_seed_epoch_and_film_alone(films):

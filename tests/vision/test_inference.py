@@ -43,6 +43,24 @@ def test_a_picture_of_the_cache_gives_what_the_film_gives(finished_run, read, tm
         assert boxes.x_max.max() <= image.width + 0.01 < read[1][read[1].image_id == "compressed"].x_max.max()
 
 
+def test_another_tone_curve_of_the_machine_changes_no_probability(finished_run, tmp_path):
+    """The same chest as three machines would store it. Values lie far enough apart to stay so in 8 bit."""
+    values = np.kron(np.random.default_rng(4).integers(10, 41, (24, 24)) * 5, np.ones((4, 4)))
+    curves = {"a": values, "gamma": 255 * (values / 255) ** 0.5, "pale": 60 + values / 2}
+    for name, picture in curves.items():
+        Image.fromarray(np.round(picture).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    paths = [tmp_path / f"{name}.png" for name in curves]
+    probabilities, _ = read_images(paths, finished_run / "run", "cpu")
+    np.testing.assert_allclose(probabilities[list(CLASSES)], probabilities.loc[[0, 0, 0], list(CLASSES)], atol=1e-5)
+    run = tmp_path / "run"
+    shutil.copytree(finished_run / "run", run)
+    config = json.loads((run / "03_classify/config.json").read_text())
+    del config["grey"]  # as a run that was made before there was a grey scale
+    (run / "03_classify/config.json").write_text(json.dumps(config))
+    plain, _ = read_images(paths, run, "cpu")
+    assert (plain[list(CLASSES)].max() - plain[list(CLASSES)].min()).max() > 1e-3
+
+
 @pytest.mark.parametrize("step, changed", [("01_preprocess", {"cache_size": 64}), ("02_detect", {"test_flip": False})])
 def test_the_settings_of_the_run_decide(finished_run, read, tmp_path, step, changed):
     run = tmp_path / "run"

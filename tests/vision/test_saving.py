@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cliniqure_utils.vision import classification, detection
+from cliniqure_utils.vision import classification, detection, saving
 
 
 def test_a_classifier_comes_back_with_the_head_it_was_saved_with(tmp_path, timm_classifier):
@@ -22,6 +22,9 @@ def test_models_round_trip_through_their_folder(tmp_path, small_detector):
     detector = small_detector()
     settings = dict(backbone="tiny", image_size=64, anchor_scales=[16, 32], neck="topdown", head_width=16)
     detection.save_detector(detector, tmp_path, settings)
+    assert saving.grey_of(tmp_path) == "none"
+    detection.save_detector(detector, tmp_path, settings | {"grey": "rank"})
+    assert saving.grey_of(tmp_path) == "rank"
     again = detection.load_detector(tmp_path)
     film = torch.rand(1, 1, 64, 64)
     first, second = detector.detect(film)[0], again.detect(film)[0]
