@@ -137,11 +137,13 @@ def place_findings(
     heart_growth = _either(growth, HEART_GROWTH, LARGE_HEART_GROWTH, "Cardiomegaly" in findings)
     arch_growth = _either(growth, ARCH_GROWTH, LARGE_ARCH_GROWTH, "Aortic enlargement" in findings)
     heart = lesions.enlarged_heart(anatomy, body, heart_growth)
-    put(heart, geometry.project_part(heart.change, heart.slices))
+    shadow, outline = geometry.project_parts([heart.change, heart.outline], heart.slices)
+    put(heart, shadow)
+    heart_box = _bounds(outline, 10.0)
     arch = lesions.enlarged_arch(anatomy, body, arch_growth)
-    put(arch, geometry.project_part(arch.change, arch.slices))
-    heart_box = _bounds(geometry.project_part(heart.outline, heart.slices), 10.0)
-    arch_box = _bounds(geometry.project_part(arch.outline, arch.slices), 8.0)
+    shadow, outline = geometry.project_parts([arch.change, arch.outline], arch.slices)
+    put(arch, shadow)
+    arch_box = _bounds(outline, 8.0)
     ratio = (heart_box[2] - heart_box[0]) / _chest_width(geometry)
     arch_width = (arch_box[2] - arch_box[0]) * geometry.pixel
     if ratio > heart_limit:
@@ -194,10 +196,11 @@ def _either(rng: np.random.Generator, usual: tuple[float, float], large: tuple[f
 
 def _look(geometry: Geometry, lesion: lesions.Lesion, lung_field: np.ndarray):
     """Project a lesion: its shadow and its box in detector samples (None where a reader could not see it)."""
-    shadow = geometry.project_part(lesion.change, lesion.slices)
-    if shadow is None:
+    volumes = [lesion.change] if lesion.outline is None else [lesion.change, lesion.outline]
+    shadows = geometry.project_parts(volumes, lesion.slices)
+    if shadows is None:
         return None, None
-    seen = shadow if lesion.outline is None else geometry.project_part(lesion.outline, lesion.slices)
+    shadow, seen = shadows[0], shadows[-1]
     values = seen.values
     rows, columns = values.shape
     window = lung_field[seen.row : seen.row + rows, seen.column : seen.column + columns] > 0.3

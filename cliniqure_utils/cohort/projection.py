@@ -6,6 +6,7 @@ change, computed only inside the lesion's part of the volume. The same small pro
 Lengths are in mm. Path lengths are in "mm of water": density relative to water, summed along a ray.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -195,11 +196,12 @@ class Geometry:
             total += sampled[0].sum(1)
         return (total * self.step).numpy()
 
-    def project_part(self, values: np.ndarray, slices: tuple[slice, ...]) -> PartialProjection | None:
-        """Project something that exists only in part of the volume; None where it misses the film.
+    def project_parts(self, volumes: Sequence[np.ndarray], slices: tuple[slice, ...]) -> list[PartialProjection] | None:
+        """Project things that exist only in one part of the volume, each for itself; None where they miss the film.
 
         Args:
-            values: float (depth, height, width) on `slices`, in full voxels; zero outside.
+            volumes: float (depth, height, width) on `slices` each, in full voxels; zero outside. Their rays are worked
+                out once.
         """
         import torch
         from torch.nn import functional
@@ -207,20 +209,20 @@ class Geometry:
         group = self.anatomy.group
         before, after = slices[0].start % group, -slices[0].stop % group
         if before or after:
-            values = np.pad(values, ((before, after), (0, 0), (0, 0)))
-        values = average_depth(values, group)
+            volumes = [np.pad(values, ((before, after), (0, 0), (0, 0))) for values in volumes]
+        stack = np.stack([average_depth(values, group) for values in volumes]).astype(np.float32, copy=False)
         region = self._region(slices)
         if region is None:
             return None
         # From the coordinates of the whole volume (width, height, depth; -1 to 1) to those of the part.
         shape = np.array([*self.anatomy.shape[:0:-1], self.n_steps], np.float32)
         start = np.array([slices[2].start, slices[1].start, slices[0].start // group], np.float32)
-        size = np.array(values.shape[::-1], np.float32)
+        size = np.array(stack.shape[:0:-1], np.float32)
         scale, offset = torch.from_numpy(shape / size), torch.from_numpy((shape - 2 * start) / size - 1)
         part = torch.addcmul(offset, self.grid[region], scale)[None]
-        tensor = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
-        sampled = functional.grid_sample(tensor, part, padding_mode="zeros", align_corners=False)
-        return PartialProjection((sampled[0, 0].sum(0) * self.step).numpy(), region[1].start, region[2].start)
+        sampled = functional.grid_sample(torch.from_numpy(stack)[None], part, padding_mode="zeros", align_corners=False)
+        shadows = (sampled[0].sum(1) * self.step).numpy()
+        return [PartialProjection(shadow, region[1].start, region[2].start) for shadow in shadows]
 
     def front_view(self, image: np.ndarray) -> np.ndarray:
         """Carry a map of the body seen from the front, (height, width) in voxels, to the detector grid.
