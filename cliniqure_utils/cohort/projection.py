@@ -54,6 +54,7 @@ class Pose:
         top_margin: mm of the volume above the upper edge of the film.
         breath: mm by which the diaphragm moves; negative: deeper breath.
         source: mm from X-ray tube to detector.
+        tilt: mm by which the left half of the diaphragm moves more than the right.
         from_front: The beam enters at the chest and the detector lies at the back (anterior-posterior), as on portable
             films; else the other way round.
     """
@@ -67,6 +68,7 @@ class Pose:
     breath: float
     source: float = SOURCE_DISTANCE
     from_front: bool = False
+    tilt: float = 0.0
 
     @classmethod
     def draw(cls, rng: np.random.Generator, vary: bool = True) -> "Pose":
@@ -164,7 +166,10 @@ class Geometry:
         p = p + bend
         across, along = p[..., 2] - heart_middle[1], p[..., 1] - heart_middle[0]
         p[..., 2] += shape.squeeze * across * torch.exp(-(across**2 + along**2) / (2 * 75.0**2))
-        p[..., 1] += pose.breath * torch.sigmoid((p[..., 1] - 10) / 22)
+        moved = pose.breath
+        if pose.tilt:
+            moved = moved + pose.tilt / 2 * torch.tanh(p[..., 2] / 40)
+        p[..., 1] += moved * torch.sigmoid((p[..., 1] - 10) / 22)
 
         coarse = torch.stack([p[..., 2] / extent[2], p[..., 1] / extent[1], p[..., 0] / extent[0]]) * 2
         self.grid = _enlarge(coarse, (self.n_steps, n_grid, n_grid))

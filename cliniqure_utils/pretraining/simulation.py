@@ -31,7 +31,7 @@ from cliniqure_utils.cohort.projection import (
 
 GRID_SHARE = 0.65  # detector samples per pixel of the film
 SMALLER = 0.5  # the smallest lesions are half as large as the cohort's
-PORTABLE_SHARE = 0.3  # films taken lying down
+PORTABLE_SHARE = 0.4  # films taken lying down
 # Heart over chest from which a heart is large: a beam from the front draws the heart larger, so radiology allows more.
 PORTABLE_HEART_LIMIT = 0.55
 VERTEBRAE = (25, 51)  # label values of the spine in the CT, first and one past the last
@@ -76,6 +76,7 @@ class Look:
     Attributes:
         spine, bone: What spine and other bones absorb beyond soft tissue, as a factor on their density.
         habitus: mm of soft tissue in front of everything.
+        haze, base_haze: mm of soft tissue over the lungs, even and growing downwards: shallow breath, chest muscles.
         stout: mm of soft tissue outside the lungs: a stout patient's abdomen, mediastinum and shoulders.
         breasts: None, or thickness in mm, width, aspect, height, right, left (see `projection.Exposure`).
         scatter: Share of scattered radiation.
@@ -88,6 +89,8 @@ class Look:
     spine: float
     bone: float
     habitus: float
+    haze: float
+    base_haze: float
     stout: float
     breasts: tuple[float, ...] | None
     scatter: float
@@ -106,12 +109,12 @@ class Look:
         breasts = rng.uniform([6, 0.12, 0.8, 0.55, 0.18, 0.18], [40, 0.22, 1.15, 0.74, 0.27, 0.27])
         with_breasts = rng.random() < 0.45
         values = rng.uniform(
-            [0.0, 1.3, -15, 0, 0.1, 4.8, 0.3, 0.7, 0.5, 0.3, 86.0, 2.0, 0.3],
-            [0.7, 4.0, 30, 80, 0.8, 6.0, 1.1, 1.8, 2.6, 4.0, 99.5, 6.0, 0.6],
+            [0.0, 1.3, -15, -12, -10, 0, 0.1, 4.8, 0.3, 0.7, 0.5, 0.3, 86.0, 2.0, 0.3],
+            [0.7, 4.0, 30, 30, 45, 80, 0.8, 6.0, 1.1, 1.8, 2.6, 4.0, 99.5, 6.0, 0.6],
         )
-        spine, bone, habitus, stout, scatter, photons, *rest = map(float, values)
+        spine, bone, habitus, haze, base_haze, stout, scatter, photons, *rest = map(float, values)
         breasts = tuple(map(float, breasts)) if with_breasts else None
-        return cls(spine, bone, habitus, stout, breasts, scatter, 10**photons, *rest)
+        return cls(spine, bone, habitus, haze, base_haze, stout, breasts, scatter, 10**photons, *rest)
 
 
 def draw_shape(rng: np.random.Generator, is_portable: bool, is_ct: bool) -> Shape:
@@ -124,14 +127,14 @@ def draw_shape(rng: np.random.Generator, is_portable: bool, is_ct: bool) -> Shap
 
 def draw_pose(rng: np.random.Generator, body: WideBody, shape: Shape, is_portable: bool) -> Pose:
     """A stance; on a portable film more turned, with less breath, and taken from the front at half the distance."""
-    normal, field, breath = rng.standard_normal(5), rng.uniform(285, 430), rng.random()
+    normal, field, breath = rng.standard_normal(6), rng.uniform(285, 430), rng.random()
     spread = 1.8 if is_portable else 1.0
     pitch, yaw, roll = (float(v) for v in normal[:3] * [3.0, 3.6, 1.8] * spread)
     top_margin = body.middle + 14 * normal[4] - field / 2 / shape.scale[1]
     return Pose(
         pitch, yaw, roll, float(9 * normal[3]), float(field), float(top_margin),
         float(-8 + 40 * breath if is_portable else -26 + 40 * breath),
-        float(1000 + 10 * breath * 40) if is_portable else SOURCE_DISTANCE, is_portable,
+        float(1000 + 400 * breath) if is_portable else SOURCE_DISTANCE, is_portable, float(12 * normal[5]),
     )  # fmt: skip
 
 
@@ -164,9 +167,12 @@ def simulate_wide(body: WideBody, findings: list[str], seed: list[int], size: in
     shadows = geometry.project(volume[None])[0]
     limit = PORTABLE_HEART_LIMIT if is_portable else CARDIOTHORACIC_LIMIT
     found = place_findings(geometry, findings, seed, size, shadows, SMALLER, limit)
-    outside = 1 - geometry.front_view(body.anatomy.lung_field)
-    outside = ndimage.gaussian_filter(outside, 7 / geometry.pixel, mode="nearest")
-    shadows += look.stout * outside * sigmoid((shadows - 14) / 4)
+    lungs = geometry.front_view(body.anatomy.lung_field)
+    lungs = ndimage.gaussian_filter(lungs, 7 / geometry.pixel, mode="nearest")
+    down = np.linspace(-0.5, 1.2, geometry.n_grid, dtype=np.float32).clip(0)[:, None]
+    over_lungs = (look.haze + look.base_haze * down) * lungs
+    over_lungs = over_lungs + _scapulae(lungs, is_portable, np.random.default_rng([*seed, 6]))
+    shadows += (look.stout * (1 - lungs) + over_lungs) * sigmoid((shadows - 14) / 4)
     pixels = develop(shadows, size, look, geometry.fov / size, is_portable, np.random.default_rng([*seed, 5]))
     return Film(pixels, *found)
 
@@ -200,6 +206,31 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of a film, in parts of its side."""
     y, x = np.mgrid[:size, :size].astype(np.float32) / size
     return y, x
+
+
+def _scapulae(lungs: np.ndarray, is_portable: bool, rng: np.random.Generator) -> np.ndarray:
+    """mm of water of the shoulder blades, which lie over the outer lungs unless the arms are turned forward, as in the
+    CT; `lungs`: where they are, (n_grid, n_grid)."""
+    n = len(lungs)
+    canvas = Image.new("F", (2 * n, 2 * n), 0.0)
+    draw = ImageDraw.Draw(canvas)
+    draws = rng.uniform([0, 0.05, 0.0, 0.05, 0.45, 3, 1], [1, 0.45, 0.3, 0.25, 0.8, 13, 9], (2, 7))
+    for side, values in zip((-1, 1), draws, strict=True):
+        present, upper, lower, top, bottom, depth, edge = map(float, values)
+        half = lungs[:, : n // 2] if side < 0 else lungs[:, n // 2 :]
+        rows, columns = np.flatnonzero((half > 0.5).any(1)), np.flatnonzero((half > 0.5).any(0))
+        if present > (0.85 if is_portable else 0.35) or len(rows) < 4 or len(columns) < 4:
+            continue
+        outer = columns[0] if side < 0 else columns[-1] + n // 2
+        width, height = columns[-1] - columns[0], rows[-1] - rows[0]
+        inner = [
+            (2.0 * (outer - side * upper * width), 2.0 * (rows[0] + top * height)),
+            (2.0 * (outer - side * lower * width), 2.0 * (rows[0] + bottom * height)),
+        ]
+        beyond = 2.0 * (outer + side * 0.35 * width)
+        draw.polygon([*inner, (beyond, inner[1][1] - 0.5 * height), (beyond, inner[0][1])], fill=depth)
+        draw.line(inner, fill=depth + edge, width=3)
+    return np.asarray(canvas.resize((n, n), Image.Resampling.BOX))
 
 
 def _arms(size: int, pixel_mm: float, rng: np.random.Generator) -> np.ndarray:
