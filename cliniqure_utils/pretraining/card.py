@@ -17,7 +17,7 @@ SCORES = {  # metric of a run -> what it is called in the card
     "classification/micro_f1": "classifier, micro F1 (heads taught by the readers)",
     "classification/truth_taught/micro_f1": "classifier, micro F1 (taught by the simulated truth)",
     "detection/map_40": "detector, mAP at IoU 0.4",
-    "crude_report/finding_f1": "crude report, finding F1",
+    "crude/finding_f1_micro": "crude report, finding F1",
     "phantom/macro_auroc": "another body (phantom), macro AUROC",
     "phantom/any_finding_auroc": "another body, any finding, AUROC",
     "phantom/map_40": "another body, mAP at IoU 0.4",

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from cliniqure_utils import pretrained
-from cliniqure_utils.pretraining import eyes, films
+from cliniqure_utils.pretraining import card, eyes, films
 from cliniqure_utils.process import prepare_process
 from cliniqure_utils.project import REPOSITORY, CannotStart
 
@@ -49,9 +49,12 @@ def pretrain(
     if absent:
         raise CannotStart(f"{absent} of {len(paths)} shards of films are missing: cliniqure pretrain --part films")
     seen = {"films": n_films, "hours": hours, "seed": films.SEED, "commit": _commit()}
+    if part == "films":
+        return
     if part in (None, "eyes"):
         prepare_process(films.SEED)
         _make_eyes(paths, work_dir, seen, folder)
+    card.write_card(folder)
 
 
 def _make_eyes(paths: list[Path], work_dir: Path, seen: dict, folder: Path) -> None:
