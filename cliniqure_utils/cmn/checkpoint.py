@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cliniqure_utils import pretrained
 from cliniqure_utils.cmn.config import DATASETS, CMNConfig
 from cliniqure_utils.cmn.model import R2GenCMN
 from cliniqure_utils.cmn.tokenizer import Tokenizer
@@ -78,7 +79,7 @@ def load_r2gencmn(
         checkpoint: .pth file, legacy or zip container: the trainer's wrapper, or a bare state dict.
         vocabulary: Path of the reference project's annotation.json, or of our vocabulary.json.
         dataset: "mimic_cxr" or "iu_xray" (two views): which cleaner, and the defaults of `threshold` and `max_length`.
-        visual_extractor: A torchvision ResNet's name, "tiny", or a module (n, 3, 224, 224) -> (n, d_vf, 7, 7).
+        visual_extractor: A torchvision ResNet's name, "tiny", "eyes", or a module (n, 3, 224, 224) -> (n, d_vf, 7, 7).
         d_vf ... cmm_dim: Sizes; the defaults are the published ones.
         threshold: Occurrences a training word needs; None: MIMIC-CXR 10, IU X-Ray 3.
         max_length: Most words of a report; None: 100 and 60.
@@ -180,6 +181,23 @@ def _check_vocabulary(state, tokenizer, checkpoint, vocabulary, dataset, thresho
             f"{checkpoint.name} was trained with {trained} words, but {vocabulary.name} gives {len(tokenizer)} "
             f"(dataset {dataset}, threshold {least}): most likely the settings or the file of {other} are needed"
         )
+
+
+def load_pretrained(folder: Path = pretrained.FOLDER) -> R2GenCMN:
+    """Load our own report model, the laptop's stand-in for the checkpoint of MIMIC-CXR.
+
+    `pretraining.report` makes it; pretrained.json beside it holds its sizes ("config") and its words.
+
+    Returns:
+        The model in eval mode, on the CPU.
+
+    Raises:
+        MissingWeights: The file is missing or damaged.
+    """
+    state, settings = pretrained.load_part("report", folder), pretrained.settings_of("report", folder)
+    model = R2GenCMN(Tokenizer(settings["words"].split()), CMNConfig(**settings["config"]))
+    model.load_state_dict(state)
+    return model.eval()
 
 
 def save(model: R2GenCMN, folder: str | Path) -> None:

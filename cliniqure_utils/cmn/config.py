@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from cliniqure_utils.vision.grey import check_grey
 
 MAX_POSITIONS = 5000  # rows of the published table of positions
+PATCH = 32  # pixels; the stride of a ResNet's last map
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class CMNConfig:
 
     `visual_extractor` is a name `patches.build_extractor` knows, or "custom" when a module was passed in.
     `feature_dropout` acts on the embedded patches and the output, `dropout` everywhere else; both in training only.
-    `grey` is the grey scale on which the model sees films (`vision.grey.even_grey`).
+    `image_size` is the side of the square film that the model sees, in pixels (the published models': 224); patches are
+    32 pixels wide. `grey` is the grey scale on which it sees films (`vision.grey.even_grey`).
     """
 
     dataset: str = "mimic_cxr"
@@ -52,6 +54,7 @@ class CMNConfig:
     feature_dropout: float = 0.5
     label_smoothing: float = 0.0
     adaptive_pooling: bool = False
+    image_size: int = 224
     grey: str = "none"
 
     def __post_init__(self):
@@ -65,7 +68,14 @@ class CMNConfig:
             raise ValueError(f"topk {self.topk} must lie between 1 and the number of slots, {self.cmm_size}")
         if not 1 <= self.max_length <= MAX_POSITIONS:
             raise ValueError(f"max_length {self.max_length} must lie between 1 and {MAX_POSITIONS}")
+        if self.image_size < PATCH or self.image_size % PATCH:
+            raise ValueError(f"image_size {self.image_size} must be a multiple of {PATCH}, the side of a patch")
         check_grey(self.grey)
+
+    @property
+    def grid(self) -> int:
+        """Patches per side of a film."""
+        return self.image_size // PATCH
 
     @property
     def n_views(self) -> int:

@@ -59,6 +59,21 @@ def collate(items: Iterable[dict]) -> dict:
     return batch
 
 
+@torch.no_grad()
+def take_over_scaling(model: R2GenCMN, mean: torch.Tensor, spread: torch.Tensor) -> None:
+    """Make a model that learned from scaled features, (features - mean) / spread, read them as they are.
+
+    Its first layer takes the scaling over. Back again: `take_over_scaling(model, -mean / spread, 1 / spread)`.
+
+    Args:
+        model: Changed in place.
+        mean, spread: (d_vf,) each.
+    """
+    layer = model.patch_embedding
+    layer.weight /= spread.to(layer.weight)
+    layer.bias -= layer.weight @ mean.to(layer.weight)
+
+
 def write_reports(
     model: R2GenCMN, items: Sequence[dict], beam_size: int = 3, batch_size: int = 32, max_length: int | None = None
 ) -> list[str]:

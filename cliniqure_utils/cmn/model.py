@@ -21,7 +21,7 @@ from cliniqure_utils.cmn import decoding
 from cliniqure_utils.cmn.config import MAX_POSITIONS, CMNConfig
 from cliniqure_utils.cmn.layers import DecoderLayer, EncoderLayer, LayerNorm, sinusoids
 from cliniqure_utils.cmn.memory import SharedMemory
-from cliniqure_utils.cmn.patches import SIDE, PatchExtractor, build_extractor
+from cliniqure_utils.cmn.patches import PatchExtractor, build_extractor
 from cliniqure_utils.cmn.tokenizer import Tokenizer
 
 
@@ -48,7 +48,8 @@ class R2GenCMN(nn.Module):
     Args:
         tokenizer: Its vocabulary; the model has `tokenizer.n_outputs` outputs.
         config: Sizes.
-        visual_extractor: Module (n, 3, 224, 224) -> (n, d_vf, 7, 7) in place of the one `config` names.
+        visual_extractor: Module (n, 3, 224, 224) -> (n, d_vf, 7, 7) in place of the one `config` names (for another
+            `config.image_size` its side, and a 32nd of it).
 
     Attributes:
         tokenizer, config: As given.
@@ -59,7 +60,7 @@ class R2GenCMN(nn.Module):
         super().__init__()
         self.tokenizer, self.config = tokenizer, config
         trunk = build_extractor(config.visual_extractor) if visual_extractor is None else visual_extractor
-        self.visual_extractor = PatchExtractor(trunk, config.adaptive_pooling)
+        self.visual_extractor = PatchExtractor(trunk, config.adaptive_pooling, config.image_size)
         width = config.d_model
         self.patch_embedding = nn.Linear(config.d_vf, width)
         self.word_embedding = nn.Embedding(tokenizer.n_outputs, width)
@@ -88,7 +89,8 @@ class R2GenCMN(nn.Module):
         """
         views = self.config.n_views
         if images.ndim != (4 if views == 1 else 5) or (views > 1 and images.shape[1] != views):
-            wanted = f"(n, {views}, 3, {SIDE}, {SIDE})" if views > 1 else f"(n, 3, {SIDE}, {SIDE})"
+            side = self.config.image_size
+            wanted = f"(n, {views}, 3, {side}, {side})" if views > 1 else f"(n, 3, {side}, {side})"
             raise ValueError(
                 f"a model of {self.config.dataset} reads {views} view(s) per report: expected images {wanted}, found "
                 f"{tuple(images.shape)}"

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from cliniqure_utils.cmn.patches import preprocess
+from cliniqure_utils.cmn.patches import SIDE, preprocess
 from cliniqure_utils.cmn.tokenizer import Tokenizer
 from cliniqure_utils.dicom import image_id_of, safe_name
 from cliniqure_utils.vision.grey import check_grey
@@ -118,19 +118,20 @@ def model_input(model, frontal: np.ndarray, lateral: np.ndarray | None = None) -
             no such rule; expect less of the report).
 
     Returns:
-        (1, 3, 224, 224) or (1, 2, 3, 224, 224).
+        (1, 3, side, side) or (1, 2, 3, side, side), side = `model.config.image_size`.
     """
+    look = model.config.grey, model.config.image_size
     if model.config.n_views == 1:
-        return preprocess(frontal, model.config.grey)[None]
+        return preprocess(frontal, *look)[None]
     films = frontal, frontal if lateral is None else lateral
-    return torch.stack([preprocess(film, model.config.grey) for film in films])[None]
+    return torch.stack([preprocess(film, *look) for film in films])[None]
 
 
 class ReportDataset(torch.utils.data.Dataset):
     """Films and their reports, for training from pixels and for writing.
 
-    An item is a dict: image_id, the report's name; images, normalised float32 (3, 224, 224), or (2, 3, 224, 224) for
-    studies of two views; ids, int64 (L,): 0, words, 0; without reports there are no ids.
+    An item is a dict: image_id, the report's name; images, normalised float32 (3, side, side), or (2, 3, side, side)
+    for studies of two views; ids, int64 (L,): 0, words, 0; without reports there are no ids.
 
     Args:
         image_dir: Folder of `<image_id>.png`, dense tissue bright.
@@ -138,7 +139,7 @@ class ReportDataset(torch.utils.data.Dataset):
         tokenizer: Makes ids of words.
         reports: Name (image id or study id) -> text. None: nothing to learn from.
         max_length: Most words of a report.
-        grey: Grey scale of the films, the model's `config.grey`.
+        grey, side: Grey scale of the films, and their side in pixels: the model's `config.grey`, `config.image_size`.
 
     Raises:
         ValueError: A film or study has no report, no such grey scale, or an image id cannot be a file name.
@@ -152,9 +153,10 @@ class ReportDataset(torch.utils.data.Dataset):
         reports: Mapping[str, str] | None = None,
         max_length: int = 100,
         grey: str = "none",
+        side: int = SIDE,
     ):
         check_grey(grey)
-        self.image_dir, self.grey = Path(image_dir), grey
+        self.image_dir, self.grey, self.side = Path(image_dir), grey, side
         if isinstance(films, pd.DataFrame):
             self.names = films.study_id.astype(str).tolist()
             self.films = list(zip(films.frontal.astype(str), films.lateral.astype(str), strict=True))
@@ -175,9 +177,9 @@ class ReportDataset(torch.utils.data.Dataset):
         return len(self.names)
 
     def fingerprint(self) -> str:
-        """sha256 of what decides an item beside the films: their names, studies, grey scale, ids of the reports."""
+        """sha256 of what decides an item beside the films: their names, studies, look, ids of the reports."""
         ids = None if self._ids is None else [row.tolist() for row in self._ids]
-        return hashlib.sha256(repr((self.names, self.films, self.grey, ids)).encode()).hexdigest()
+        return hashlib.sha256(repr((self.names, self.films, self.grey, self.side, ids)).encode()).hexdigest()
 
     def __getitem__(self, index: int) -> dict:
         if isinstance(index, slice):  # a slice of names and films would pass for one study of many views
@@ -185,6 +187,6 @@ class ReportDataset(torch.utils.data.Dataset):
         views = []
         for image_id in self.films[index]:
             with Image.open(self.image_dir / f"{image_id}.png") as image:
-                views.append(preprocess(np.asarray(image.convert("L")), self.grey))
+                views.append(preprocess(np.asarray(image.convert("L")), self.grey, self.side))
         item = {"image_id": self.names[index], "images": views[0] if len(views) == 1 else torch.stack(views)}
         return item if self._ids is None else item | {"ids": self._ids[index]}

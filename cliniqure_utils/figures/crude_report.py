@@ -1,12 +1,11 @@
 """Figures of notebook 04: which patches and which memory slots a word attended to, and how good crude reports are."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from cliniqure_utils.figures.style import BLUE, ORANGE, new_figure, show_film
-
-GRID = 7  # patches per side
 
 
 def slot_shares(slots: np.ndarray, weights: np.ndarray, n_slots: int) -> np.ndarray:
@@ -42,17 +41,17 @@ def same_slots(word_shares: np.ndarray, patch_shares: np.ndarray) -> np.ndarray:
 
 
 def _colour_patches(axis, film: np.ndarray, strength: np.ndarray) -> None:
-    """The film, orange where `strength` (49,) is large (0 none, 1 full), a dashed square on its largest patch."""
+    """The film, orange where `strength` (patches,) is large (0 none, 1 full), a dashed square on its largest patch."""
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Rectangle
 
-    side = film.shape[0]
-    cell = side / GRID
-    overlay = np.empty((GRID, GRID, 4))
+    side, grid = film.shape[0], math.isqrt(len(strength))
+    cell = side / grid
+    overlay = np.empty((grid, grid, 4))
     overlay[..., :3] = to_rgb(ORANGE)
-    overlay[..., 3] = 0.65 * np.clip(np.reshape(strength, (GRID, GRID)), 0, 1)
+    overlay[..., 3] = 0.65 * np.clip(np.reshape(strength, (grid, grid)), 0, 1)
     axis.imshow(overlay, extent=(0, side, side, 0), interpolation="bilinear")
-    y, x = divmod(int(np.argmax(strength)), GRID)
+    y, x = divmod(int(np.argmax(strength)), grid)
     axis.add_patch(Rectangle((x * cell, y * cell), cell, cell, fill=False, ec="white", ls="--", lw=1.2))
     axis.set_xlim(0, side)
     axis.set_ylim(side, 0)
@@ -64,8 +63,8 @@ def plot_words_on_film(film: np.ndarray, words: Sequence[str], weights: np.ndarr
     Args:
         film: uint8 (height, width), square.
         words: Labels.
-        weights: (len(words), 49) attention over the 7 x 7 patches relative to the average word: 1 is as usual, only
-            what lies above 1 is coloured.
+        weights: (len(words), patches) attention over the patches of a square grid, relative to the average word: 1 is
+            as usual, only what lies above 1 is coloured.
         n_columns: Panels per row.
 
     Returns:
@@ -97,9 +96,10 @@ def plot_words_in_memory(
     Args:
         film: uint8 (height, width), square.
         words: Labels, four or five at most.
-        looked: (len(words), 49) attention over the patches, relative to the average word of the report.
+        looked: (len(words), patches) attention over the patches of a square grid, relative to the average word of the
+            report.
         word_shares: (len(words), slots), rows of `slot_shares`.
-        patch_shares: (49, slots), likewise.
+        patch_shares: (patches, slots), likewise.
         n_slots: Bars per word.
 
     Returns:
@@ -157,7 +157,7 @@ def plot_memory(word_shares: np.ndarray, patch_shares: np.ndarray, words: Sequen
     )  # fmt: skip
     above, below = axes[0, 0], axes[1, 0]
     above.bar(np.arange(len(order)), patch_shares[order], width=1.0, color=BLUE)
-    above.set_ylabel("49 patches")
+    above.set_ylabel("the patches")
     above.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     drawn = below.imshow(word_shares[:, order], aspect="auto", cmap="Greys", vmin=0, interpolation="nearest")
     below.set_yticks(range(len(words)), words, fontsize=8)

@@ -9,6 +9,7 @@ import torch
 
 from cliniqure_utils import cmn
 from cliniqure_utils.cmn.patches import TinyPatches
+from cliniqure_utils.project import MissingWeights
 
 SIZES = dict(d_vf=3, d_model=8, d_ff=12, num_heads=2, num_layers=2, topk=3, cmm_size=7, cmm_dim=8, threshold=1)
 
@@ -117,3 +118,8 @@ def test_our_own_folder_round_trips(tmp_path, small_model, pool, vocabulary):
     with pytest.raises(cmn.BadCheckpoint, match="visual extractor of the caller"):
         cmn.load(tmp_path / "custom")
     assert cmn.load(tmp_path / "custom", pool).config.visual_extractor == "custom"
+
+
+def test_our_own_pretrained_model_is_missing_where_nothing_lists_it(tmp_path):
+    with pytest.raises(MissingWeights, match="pretrained weights report are missing"):
+        cmn.load_pretrained(tmp_path)

@@ -125,3 +125,15 @@ def test_finding_f1_is_of_findings_not_of_words():
     assert cmn.ReportScores(items)(Writes(3))["finding_f1"] == pytest.approx(1)
     assert cmn.ReportScores(items)(Writes(2))["finding_f1"] == pytest.approx(0.8)
     assert cmn.ReportScores(items)(Writes(0))["finding_f1"] == 0
+
+
+def test_scaling_becomes_part_of_the_model_and_can_be_taken_out_again():
+    model, raw = small_model().eval(), torch.randn(2, 49, 6) * 3 + 1
+    mean, spread = torch.arange(6.0), torch.linspace(0.5, 4, 6)
+    with torch.no_grad():
+        before, expected = (model.encode(features) for features in (raw, (raw - mean) / spread))
+        cmn.take_over_scaling(model, mean, spread)
+        torch.testing.assert_close(model.encode(raw), expected, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(expected, before)
+        cmn.take_over_scaling(model, -mean / spread, 1 / spread)
+        torch.testing.assert_close(model.encode(raw), before, atol=1e-5, rtol=1e-5)

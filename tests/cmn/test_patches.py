@@ -59,6 +59,20 @@ def test_other_image_sizes_are_an_error_or_pooled(small_model):
     assert small_model(adaptive_pooling=True).patch_features(torch.zeros(1, 3, 320, 320)).shape == (1, 49, 3)
 
 
+def test_a_model_may_see_films_at_a_size_of_its_own(small_model):
+    model = small_model(image_size=96, grey="rank")
+    film = np.random.default_rng(0).integers(0, 200, (120, 140), dtype=np.uint8)
+    images = cmn.model_input(model, film)
+    assert images.shape == (1, 3, 96, 96) and images.equal(cmn.preprocess(film, "rank", 96)[None])
+    features = model.patch_features(images)
+    assert features.shape == (1, model.config.grid**2, 3) == (1, 9, 3)
+    assert features[0, 5, 0].item() == pytest.approx(images[0].mean(0)[32:64, 64:].mean().item(), abs=1e-5)
+    with pytest.raises(ValueError, match="expected 96 x 96 pixels, found 224 x 224"):
+        model.generate(torch.zeros(1, 3, 224, 224))
+    with pytest.raises(ValueError, match="image_size 100 must be a multiple of 32"):
+        small_model(image_size=100)
+
+
 def test_named_trunks(tmp_path):
     tiny = cmn.build_extractor("tiny").eval()
     with torch.no_grad():
