@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROFILE ?= demo
 ONLY ?=
+# For `make bench ONLY=real`: a folder of films of NIH ChestX-ray14, and the run that is scored on them.
+NIH ?=
+RUN ?= outputs/demo
 
 # The newest Python that works: pyenv's stand-in for a version that is not selected is found, but only fails.
 NEWEST = $(firstword $(foreach v,3.13 3.12 3.11,$(shell python$(v) -c 'import ensurepip, venv' 2>/dev/null && command -v python$(v))) python3)
@@ -42,7 +45,7 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=.
 
 bench: $(STAMP)
-	$(BIN)/python tests/benchmarks/bench.py $(ONLY)
+	NIH="$(NIH)" RUN="$(RUN)" $(BIN)/python tests/benchmarks/bench.py $(ONLY)
 
 # Put the outputs of the demo run into the committed notebooks.
 notebooks: $(STAMP)

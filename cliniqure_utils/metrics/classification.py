@@ -110,16 +110,21 @@ def average_precision(*, references, probabilities) -> np.ndarray:
 
 
 def per_class_intervals(
-    *, references, probabilities, class_names, n_resamples: int = 1000, seed: int = 0
+    *, references, probabilities, class_names, n_resamples: int = 1000, seed: int = 0, groups=None
 ) -> pd.DataFrame:
     """AUROC and average precision of each class with 95% bootstrap intervals by film.
+
+    Args:
+        references, probabilities: As `auroc`.
+        groups: (n,) whose film it is: those of one group, such as a patient, are drawn together. None: one by one.
 
     Returns:
         Index class_names; positives, auroc, auroc_low, auroc_high, ap, ap_low, ap_high. NaN as in `auroc` and
         `average_precision`; a resample without a value is left out of the interval.
     """
     references, probabilities = _with_scores(references, probabilities)
-    once, counts = np.ones((1, len(references))), resample_counts(len(references), n_resamples, seed)
+    group = np.arange(len(references)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    once, counts = np.ones((1, len(references))), resample_counts(group.max() + 1, n_resamples, seed)[:, group]
     table = pd.DataFrame({"positives": references.sum(0)}, index=pd.Index(list(class_names), name="class_name"))
     for name, curve in (("auroc", _weighted_auroc), ("ap", _weighted_precision)):
         table[name] = curve(references, probabilities, once)[0]

@@ -1,6 +1,7 @@
 """`make bench`: cost of the hot paths, each beside a plain alternative measured in the same run.
 
-Prints tables and writes outputs/bench/*.json. All of them, or those named: `make bench ONLY="dicom boxes"`.
+Prints tables and writes outputs/bench/*.json. All of them, or those named: `make bench ONLY="dicom boxes"`. One
+measures no cost: `make bench ONLY=real NIH=<folder>` scores a run on real films.
 """
 
 import sys
@@ -13,6 +14,7 @@ import bench_metrics
 import bench_models
 import bench_predict
 import bench_process
+import bench_real
 
 BENCHES = {
     "dicom": bench_dicom.main,
@@ -23,6 +25,7 @@ BENCHES = {
     "models": bench_models.main,
     "predict": bench_predict.main,
     "process": bench_process.main,
+    "real": bench_real.main,
 }
 
 if __name__ == "__main__":

@@ -93,6 +93,19 @@ def test_average_precision_of_classes_equals_scikit_learn_also_resampled(random_
     assert table.loc["class 5"].isna().sum() == 6
 
 
+def test_films_of_a_patient_are_drawn_together():
+    """Each film twice under one patient: as unsure as the films alone, not surer."""
+    rng = np.random.default_rng(0)
+    references, probabilities = rng.random((30, 1)) < 0.4, rng.random((30, 1))
+    alone = metrics.per_class_intervals(references=references, probabilities=probabilities, class_names=["a"])
+    twice = metrics.per_class_intervals(
+        references=np.repeat(references, 2, 0), probabilities=np.repeat(probabilities, 2, 0), class_names=["a"],
+        groups=np.repeat([f"patient {n:02d}" for n in range(30)], 2),
+    )  # fmt: skip
+    columns = ["auroc", "auroc_low", "auroc_high"]
+    np.testing.assert_allclose(twice[columns], alone[columns])
+
+
 def test_per_image_f1_and_no_finding():
     references = metrics.with_no_finding([[1, 1], [0, 0], [1, 0]])
     np.testing.assert_array_equal(references[:, 2], [False, True, False])
