@@ -71,3 +71,31 @@ def plot_froc(curves: Mapping[str, pd.DataFrame], points: Sequence[float], title
     axis.legend(fontsize=8, loc="upper left")
     axis.set_title(title, fontsize=10)
     return figure
+
+
+def plot_detectability(panels: Mapping[str, Mapping[str, pd.DataFrame]], title: str):
+    """Recall against what a lesion is like, one panel each.
+
+    Args:
+        panels: Label of the x axis -> name of the line -> table of `metrics.recall_by`.
+
+    Returns:
+        Figure; points lie at the median of a group, bars are its 95 % interval.
+    """
+    figure, axes = new_figure(1, len(panels), width=4.2 * len(panels), height=3.2, sharey=True)
+    for axis, (label, lines) in zip(axes[0], panels.items(), strict=True):
+        for i, (name, table) in enumerate(lines.items()):
+            reach = np.stack([table.recall - table.recall_low, table.recall_high - table.recall])
+            axis.errorbar(
+                table["median"], table.recall, yerr=reach, color=CYCLE[i % len(CYCLE)], ls=LINES[i % len(LINES)],
+                marker="o", ms=4, lw=1.3, capsize=3, label=name,
+            )  # fmt: skip
+        axis.set_xlabel(label)
+        axis.set_xlim(left=0)
+        axis.grid(alpha=0.3)
+        if len(lines) > 1:
+            axis.legend(fontsize=8, loc="best")
+    axes[0, 0].set_ylim(-0.02, 1.02)
+    axes[0, 0].set_ylabel("share of lesions found")
+    figure.suptitle(title, fontsize=10)
+    return figure

@@ -23,6 +23,22 @@ def plot_history(history: pd.DataFrame, curves: Mapping[str, str], title: str):
     return figure
 
 
+def plot_starts(histories: Mapping[str, pd.DataFrame], curves: Mapping[str, str], title: str):
+    """The same training from different weights: one panel per column of `curves` (column -> axis label), one line per
+    start (name -> history, with epoch 0 before the first step where it is known). Figure."""
+    figure, axes = new_figure(1, len(curves), width=3.6 * len(curves), height=2.8)
+    for axis, (column, label) in zip(axes[0], curves.items(), strict=True):
+        for i, (name, history) in enumerate(histories.items()):
+            known = history[history[column].notna()]
+            axis.plot(known.epoch, known[column], color=CYCLE[i], ls=LINES[i], marker="o", ms=4, label=name)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
 def plot_per_class(scores: pd.DataFrame, label: str, title: str, reference: float | None = None):
     """Horizontal bars per class; one bar per column of `scores` (index: class names), told apart by hatching too.
 

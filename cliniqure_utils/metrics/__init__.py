@@ -30,6 +30,7 @@ from cliniqure_utils.metrics.classification import (
     with_no_finding,
 )
 from cliniqure_utils.metrics.comparison import holm, paired_difference
+from cliniqure_utils.metrics.detectability import box_contrast, found_references, recall_by
 from cliniqure_utils.metrics.detection import (
     FROC_POINTS,
     best_score_threshold,
@@ -68,6 +69,7 @@ __all__ = [
     "bert_scores_by_system",
     "best_score_threshold",
     "best_score_thresholds",
+    "box_contrast",
     "box_overlap",
     "box_scores",
     "box_scores_per_class",
@@ -81,6 +83,7 @@ __all__ = [
     "error_rates",
     "finding_f1",
     "finding_scores",
+    "found_references",
     "froc",
     "holm",
     "macro_auroc_interval",
@@ -98,6 +101,7 @@ __all__ = [
     "per_image_f1",
     "percentile_interval",
     "random_pairs",
+    "recall_by",
     "reliability",
     "report_errors",
     "resample_counts",

@@ -6,12 +6,14 @@ network too, through a heat-map head beside its own; the paper's has none.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cliniqure_utils import pretrained
 from cliniqure_utils.project import MissingWeights
 from cliniqure_utils.vision import trunks
 from cliniqure_utils.vision.saving import load_model, save_model
@@ -230,38 +232,52 @@ def heatmap_loss(
 def build_classifier(
     model_name: str,
     weights: str | None = None,
-    trunk_weights: str | None = None,
     loss: str = "bce",
     positive_weight: Sequence[float] | None = None,
     heatmap_weight: float = 0.0,
     frozen_parts: int = 0,
+    pretrained_heads: bool = False,
+    pretrained_dir: Path = pretrained.FOLDER,
 ) -> nn.Module:
     """Build a classifier, `seresnet_tiny` or any timm network: a module whose forward takes a FilmDataset batch.
 
     Args:
         model_name: "seresnet_tiny" (ours) or a timm name; the paper's is "seresnet50".
-        weights: For timm names: None, "imagenet", or a local file.
-        trunk_weights: For `seresnet_tiny`: the body that notebook 02 wrote, or None.
+        weights: None for random ones. For timm names "imagenet" or a local file; for `seresnet_tiny` "pretrained" (our
+            own, the demo's stand-in for ImageNet) or a file of trunk and neck, such as notebook 02 writes.
         loss, positive_weight: Of `MultilabelLoss`; the paper's is "bce".
         heatmap_weight: Weight in the loss of the heat maps, which the boxes supervise. 0, the paper's choice, trains on
             labels alone and leaves a timm network without a heat-map head; `seresnet_tiny` always has one.
-        frozen_parts: For `seresnet_tiny` with trunk weights: first parts of the trunk (stem, layer1, ...) that training
-            leaves as they are; 0 trains all, as the paper does.
+        frozen_parts: For `seresnet_tiny` with weights: first parts of its body (stem, layer1, ..., layer4, neck) that
+            training leaves as they are (`TopDown.freeze`); 0 trains all, as the paper does.
+        pretrained_heads: With "pretrained": start from its heads too (heat maps and the layer above them), not from
+            random ones.
+        pretrained_dir: Where the pretrained parts lie.
 
     Raises:
-        project.MissingWeights: The weights cannot be found or downloaded.
-        ValueError: A heat map is wanted of a network without a last map, or parts are to be frozen of a timm network.
+        project.MissingWeights: The weights cannot be found or downloaded, or are damaged.
+        ValueError: A heat map is wanted of a network without a last map, parts are to be frozen of a timm network, or
+            weights do not fit.
     """
     criterion = MultilabelLoss(loss, positive_weight)
     if model_name != "seresnet_tiny":
         if frozen_parts:
             raise ValueError(f"frozen_parts is for seresnet_tiny; {model_name} is trained whole, set it to 0")
         return TimmClassifier(model_name, weights, criterion, heatmap_weight)
-    body = trunks.TopDown(trunks.build_trunk("tiny"))
-    if trunk_weights is not None:
-        trunks.load_body(body, trunk_weights)
-        body.trunk.freeze(frozen_parts)
-    return HeatmapClassifier(body, heatmap_weight, loss=criterion)
+    if weights == "imagenet":
+        raise ValueError('seresnet_tiny has no ImageNet weights; use "pretrained", a file or None')
+    if weights == "pretrained":
+        body = trunks.pretrained_body(pretrained_dir)
+    else:
+        body = trunks.TopDown(trunks.build_trunk("tiny"))
+        if weights is not None:
+            trunks.load_body(body, weights)
+    model = HeatmapClassifier(body, heatmap_weight, loss=criterion)
+    if weights == "pretrained" and pretrained_heads:
+        model.load_state_dict(pretrained.load_part("eyes", pretrained_dir))
+    if weights is not None:
+        body.freeze(frozen_parts)
+    return model
 
 
 def save_classifier(model: nn.Module, folder, settings: dict) -> None:

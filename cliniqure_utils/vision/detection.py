@@ -5,6 +5,7 @@ are trained with zero boxes. Boxes are in input pixels inside the network and in
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 
+from cliniqure_utils import pretrained
+from cliniqure_utils.project import MissingWeights
 from cliniqure_utils.vision import fast, trunks
 from cliniqure_utils.vision.saving import load_model, save_model
 from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING
@@ -52,7 +55,8 @@ def build_detector(
         neck: "none": the trunk's last map, 2048 x 7 x 7 at 224 for resnet50 (table 4). "topdown": one stride-8 map.
             "fpn": torchvision's feature pyramid.
         weights: For the trunk: None, "imagenet" or a file.
-        body: With neck "topdown": a trained trunk with its neck, used instead of a new one (`weights` is not read).
+        body: With neck "topdown": a trained trunk with its neck (`trunks.pretrained_body`), used instead of a new one
+            (`weights` is not read).
         roi_pool_size: Side of the RoIAlign output (table 4: 7).
         head_width: Width of the two fully connected layers of the head.
         rois_per_image: Regions (RoIs) sampled per image in training. torchvision asks for 512, but of the 735 anchors
@@ -61,8 +65,9 @@ def build_detector(
         max_detections: Boxes kept per film at prediction.
         nms_iou: Of boxes of one class that overlap more, the best is kept. The paper gives no number and torchvision's
             is 0.5; 0.3 is ours, better on the demo's val films than 0.4, 0.5 and 0.6 in every training tried.
-        frozen_parts, frozen_norm: What training leaves as the weights bring it (`Trunk.freeze`); 0 and False train all,
-            as the paper does. Without weights or body there is nothing to keep and all is trained.
+        frozen_parts, frozen_norm: What training leaves as the weights bring it (`Trunk.freeze`; with neck "topdown"
+            `TopDown.freeze`, whose sixth part is the neck); 0 and False train all, as the paper does. Without weights
+            or body there is nothing to keep and all is trained.
         plain: Take the plain code in place of its faster twins (`vision.fast`); the numbers are the same.
 
     Raises:
@@ -91,7 +96,7 @@ def build_detector(
         else:
             feature_extractor = trunk if neck == "none" else trunks.Pyramid(trunk)
     if weights is not None or feature_extractor is body:
-        trunk.freeze(frozen_parts, frozen_norm)
+        (feature_extractor if neck == "topdown" else trunk).freeze(frozen_parts, frozen_norm)
     # Regions are cut out of one map, or of the pyramid's map that fits their size.
     names = ["0", "1", "2", "3"] if neck == "fpn" else ["0"]
     # One sample in each bin is enough on the fine map; the coarse ones get four.
@@ -155,6 +160,28 @@ class Detector(nn.Module):
         """image (n, 1, size, size) in [0, 1] -> per film a dict: boxes (k, 4) input pixels, labels 1-14, scores."""
         self.eval()
         return self.network(check_images(image))
+
+
+def load_pretrained(detector: Detector, settings: Mapping, folder: Path = pretrained.FOLDER) -> None:
+    """Give a detector the weights of our own pretrained one, body and heads.
+
+    Args:
+        detector: What `build_detector(**settings)` built.
+        settings: Its arguments. They must be those of the pretrained one, but for `rois_per_image`, which only training
+            reads: weights for other anchors would load without complaint and find nothing.
+        folder: Where the part "detector" lies (`pretrained.load_part`).
+
+    Raises:
+        project.MissingWeights: The part is missing or damaged, or has other settings; the detector is left as it was.
+    """
+    state, recorded = pretrained.load_part("detector", folder), pretrained.settings_of("detector", folder)["settings"]
+    for name in recorded.keys() - {"rois_per_image"}:
+        if settings.get(name) != recorded[name]:
+            raise MissingWeights(
+                f"the pretrained detector has {name} {recorded[name]}, this one {settings.get(name)}: "
+                "it starts from the pretrained trunk alone"
+            )
+    detector.load_state_dict(state)
 
 
 def check_images(image: torch.Tensor) -> list[torch.Tensor]:

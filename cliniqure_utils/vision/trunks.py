@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from cliniqure_utils import pretrained
 from cliniqure_utils.project import MissingWeights
 from cliniqure_utils.runs import atomic_path
 from cliniqure_utils.vision import fast
@@ -108,12 +109,13 @@ def build_trunk(name: str, weights: str | Path | None = None) -> Trunk:
 
     Args:
         name: One of TRUNKS.
-        weights: None for random weights, "imagenet" for torchvision's (downloaded or cached), or a file: the
-            .safetensors this project writes, or torchvision's own .pth (opened with weights_only=True).
+        weights: None for random weights, "imagenet" for torchvision's (downloaded or cached), "pretrained" for our own
+            of the tiny trunk, or a file: the .safetensors this project writes, or torchvision's own .pth (opened with
+            weights_only=True).
 
     Raises:
-        ValueError: Unknown name, or a file that does not fit.
-        MissingWeights: ImageNet weights are wanted and cannot be downloaded, or the file is missing.
+        ValueError: Unknown name, weights that there are not for this trunk, or a file that does not fit.
+        MissingWeights: ImageNet weights are wanted and cannot be downloaded, or a file is missing or damaged.
     """
     if name not in TRUNKS:
         raise ValueError(f"unknown trunk {name!r}; expected one of {', '.join(TRUNKS)}")
@@ -133,6 +135,10 @@ def build_trunk(name: str, weights: str | Path | None = None) -> Trunk:
         trunk = Trunk(name, resnet, tuple(factor * c for c in (64, 128, 256, 512)))
     if weights == "imagenet":
         _load_torchvision(trunk, _imagenet_state(name))
+    elif weights == "pretrained":
+        if name != "tiny":
+            raise ValueError(f'only the tiny trunk has pretrained weights of our own; {name} has "imagenet"')
+        trunk.load_state_dict(pretrained_body().trunk.state_dict())
     elif weights is not None:
         _load_file(trunk, Path(weights))
     return trunk
@@ -142,7 +148,7 @@ def _imagenet_state(name: str) -> dict:
     import torchvision
 
     if name == "tiny":
-        raise ValueError("the tiny trunk has no ImageNet weights; use None or a file")
+        raise ValueError('the tiny trunk has no ImageNet weights; use "pretrained", a file or None')
     enum = torchvision.models.get_model_weights(name).DEFAULT
     try:
         return enum.get_state_dict(progress=False, check_hash=True)
@@ -177,9 +183,10 @@ def _load_file(trunk: Trunk, path: Path) -> None:
         _load_torchvision(trunk, torch.load(path, map_location="cpu", weights_only=True))
 
 
-def _load_strict(trunk: nn.Module, state: dict, source: str) -> None:
+def _load_strict(module: nn.Module, state: dict, source: str) -> None:
+    trunk = module.trunk if isinstance(module, TopDown) else module
     try:
-        trunk.load_state_dict(state)
+        module.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
             f"{source} does not fit trunk {trunk.name!r}: {str(error).splitlines()[-1].strip()}"
@@ -222,17 +229,38 @@ class TopDown(nn.Module):
 
     Attributes:
         out_channels: Channels of the map (torchvision's detector reads this name).
+        neck_frozen: Training leaves the neck as it is; see `freeze`.
     """
 
     def __init__(self, trunk: Trunk, out_channels: int = 96, plain: bool = False):
         super().__init__()
         self.trunk = trunk
-        self.out_channels = out_channels
+        self.out_channels, self.neck_frozen = out_channels, False
         joined_maps = PiledMaps if plain else fast.JoinedMaps
         self.join = nn.Sequential(
             joined_maps(trunk.stage_channels[1:], out_channels), nn.BatchNorm2d(out_channels), nn.ReLU(),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(),
         )  # fmt: skip
+
+    def freeze(self, n_parts: int, norm: bool = False) -> None:
+        """As `Trunk.freeze`, with the neck as a sixth part: 6 leaves the whole body as it is.
+
+        Raises:
+            ValueError: n_parts is not 0 to 6.
+        """
+        if not 0 <= n_parts <= 6:
+            raise ValueError(f"a body has 6 parts (stem, layer1 to layer4, neck) to freeze, found {n_parts}")
+        self.trunk.freeze(min(n_parts, 5), norm)
+        self.neck_frozen = n_parts == 6
+        self.join.requires_grad_(not self.neck_frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "TopDown":
+        """As in every module, but what is frozen stays in eval mode."""
+        super().train(mode)
+        if self.neck_frozen:
+            self.join.eval()
+        return self
 
     def forward_with_deepest(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised images -> (map (n, out_channels, H / 8, W / 8), trunk's stride-32 map)."""
@@ -285,3 +313,19 @@ def load_body(body: TopDown, path: str | Path) -> None:
     if not path.is_file():
         raise MissingWeights(f"weights file {path.name} does not exist (expected at {path})")
     _load_strict(body, load_file(path), path.name)
+
+
+def pretrained_body(folder: Path = pretrained.FOLDER) -> TopDown:
+    """Trunk and neck of our own pretrained eyes, the demo's stand-in for ImageNet.
+
+    Args:
+        folder: Where the part "eyes" lies (`pretrained.load_part`).
+
+    Raises:
+        MissingWeights: The part is missing or damaged.
+        ValueError: It does not fit this network.
+    """
+    state, body = pretrained.load_part("eyes", folder), TopDown(build_trunk("tiny"))
+    of_body = {name.removeprefix("body."): value for name, value in state.items() if name.startswith("body.")}
+    _load_strict(body, of_body, "eyes.safetensors")
+    return body

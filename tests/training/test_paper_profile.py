@@ -61,15 +61,16 @@ def test_table_3(profile, notebook):
 def test_table_4(profile):
     wanted = dict(
         backbone="resnet50", neck="none", weights="imagenet", anchor_scales=[32, 64, 128, 256, 512],
-        aspect_ratios=[0.5, 1.0, 2.0], roi_pool_size=7, warmup_epochs=0, max_train_images=None,
+        aspect_ratios=[0.5, 1.0, 2.0], roi_pool_size=7, warmup_epochs=0, max_train_images=None, frozen_parts=0,
+        pretrained_heads=False,
     )  # fmt: skip
     assert {name: profile["02_detect"][name] for name in wanted} == wanted
 
 
 def test_section_4_2_2(profile):
     wanted = dict(
-        model_name="seresnet50", weights="imagenet", trunk_weights=None, max_train_images=None, loss="bce",
-        heatmap_weight=0.0,
+        model_name="seresnet50", weights="imagenet", max_train_images=None, loss="bce", heatmap_weight=0.0,
+        frozen_parts=0, pretrained_heads=False,
     )  # fmt: skip
     assert {name: profile["03_classify"][name] for name in wanted} == wanted
     assert len(CLASSES) == 15

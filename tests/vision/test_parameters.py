@@ -62,7 +62,14 @@ def test_a_hidden_number_is_found():
 SMALL = dict(shift=0.04, zoom=0.06, exposure=0.06, warmup_steps=20)
 LARGE = dict(shift=0.0, zoom=0.0, exposure=0.0, warmup_steps=0)
 BEFORE = {"smoke": SMALL, "demo": SMALL, "paper": LARGE, "beyond": LARGE}
-FROZEN = {"smoke": (0, False), "demo": (0, False), "paper": (0, False), "beyond": (2, True)}
+# Weights that both start from, and what each leaves as they bring it: the detector's parts and norm, the classifier's.
+START = {
+    "smoke": (None, "pretrained"),
+    "demo": ("pretrained",) * 2,
+    "paper": ("imagenet",) * 2,
+    "beyond": ("imagenet",) * 2,
+}
+FROZEN = {"smoke": (6, False, 6), "demo": (6, False, 6), "paper": (0, False, 0), "beyond": (2, True, 0)}
 
 
 @pytest.mark.parametrize("profile", BEFORE)
@@ -71,8 +78,10 @@ def test_profiles_train_as_before_the_values_had_names(repository, profile):
     values = resolve(notebooks, read_profile(repository / "notebooks" / "profiles", profile), {})
     for name in NOTEBOOKS:
         assert {key: values[name][key] for key in BEFORE[profile]} == BEFORE[profile]
-    detector = values["02_detect"]
-    assert (detector["frozen_parts"], detector["frozen_norm"]) == FROZEN[profile]
-    assert (detector["backbone"], values["03_classify"]["model_name"]) == (
+    detector, classifier = values["02_detect"], values["03_classify"]
+    assert (detector["weights"], classifier["weights"]) == START[profile]
+    frozen = detector["frozen_parts"], detector["frozen_norm"], classifier["frozen_parts"]
+    assert frozen == FROZEN[profile]
+    assert (detector["backbone"], classifier["model_name"]) == (
         ("tiny", "seresnet_tiny") if BEFORE[profile] is SMALL else ("resnet50", "seresnet50")
     )

@@ -23,8 +23,10 @@ def test_trunk_weights_round_trip_and_refuse_what_does_not_fit(tmp_path):
     again = trunks.build_trunk("tiny", tmp_path / "body.safetensors")
     for name, value in body.trunk.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
-    with pytest.raises(ValueError, match="body.safetensors does not fit"):
+    with pytest.raises(ValueError, match="body.safetensors does not fit trunk 'resnet18'"):
         trunks.build_trunk("resnet18", tmp_path / "body.safetensors")
+    with pytest.raises(ValueError, match="body.safetensors does not fit trunk 'tiny'"):
+        trunks.load_body(trunks.TopDown(trunks.build_trunk("tiny"), out_channels=8), tmp_path / "body.safetensors")
     with pytest.raises(MissingWeights, match="nowhere.safetensors does not exist"):
         trunks.build_trunk("tiny", tmp_path / "nowhere.safetensors")
     with pytest.raises(ValueError, match="unknown trunk 'resnet51'"):
@@ -61,7 +63,7 @@ def test_frozen_parts_stay_as_they_are_and_the_rest_learns(tmp_path):
     torch.manual_seed(0)
     trunks.save_body(trunks.TopDown(trunks.build_trunk("tiny")), tmp_path / "body.safetensors")
     model = classification.build_classifier(
-        "seresnet_tiny", trunk_weights=tmp_path / "body.safetensors", heatmap_weight=2.0, frozen_parts=2
+        "seresnet_tiny", tmp_path / "body.safetensors", heatmap_weight=2.0, frozen_parts=2
     ).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
@@ -95,9 +97,26 @@ def test_frozen_normalisation_stays_as_it_is_in_every_part():
     assert all(p.requires_grad for p in trunk.parameters()) and trunk.layer4[0].bn1.training
 
 
+def test_a_body_frozen_whole_leaves_the_heads_to_learn(tmp_path):
+    torch.manual_seed(0)
+    trunks.save_body(trunks.TopDown(trunks.build_trunk("tiny")), tmp_path / "body.safetensors")
+    model = classification.build_classifier("seresnet_tiny", tmp_path / "body.safetensors", frozen_parts=6).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model(torch.rand(2, 1, 64, 64), torch.ones(2, 15))["loss"].backward()
+    learns = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert learns and not any(name.startswith("body.") for name in learns)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "batch statistics"
+    model.body.freeze(5)
+    assert {name for name, p in model.body.named_parameters() if p.requires_grad} == {
+        name for name, _ in model.body.named_parameters() if name.startswith("join.")
+    }
+
+
 def test_only_the_parts_of_our_own_trunk_can_be_frozen():
     with pytest.raises(ValueError, match="5 parts .* found 6"):
         trunks.build_trunk("tiny").freeze(6)
+    with pytest.raises(ValueError, match="6 parts .* found 7"):
+        trunks.TopDown(trunks.build_trunk("tiny")).freeze(7)
     with pytest.raises(ValueError, match="frozen_parts is for seresnet_tiny; seresnet18 is trained whole"):
         classification.build_classifier("seresnet18", frozen_parts=1)
 
