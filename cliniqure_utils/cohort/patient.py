@@ -101,6 +101,7 @@ def place_findings(
     shadows: np.ndarray,
     smaller: float = 0.0,
     heart_limit: float = CARDIOTHORACIC_LIMIT,
+    any_build: bool = False,
 ) -> tuple[list[dict], dict, list[str]]:
     """Put findings into a body that stands in the beam, and add their shadows to its projection.
 
@@ -112,6 +113,8 @@ def place_findings(
         shadows: float32 (n_grid, n_grid), mm of water; changed in place.
         smaller: By which share the smallest lesions are smaller than the cohort's, 0 to 1.
         heart_limit: Cardiothoracic ratio from which the heart counts as large.
+        any_build: Bodies may be much wider than the CT's, and their arches with them: a wide arch is labelled only
+            where it was grown.
 
     Returns:
         findings, measures and hidden of a `Film`.
@@ -148,7 +151,7 @@ def place_findings(
     arch_width = (arch_box[2] - arch_box[0]) * geometry.pixel
     if ratio > heart_limit:
         boxes.append(_row(heart, heart_box, "lower", to_film, size))
-    if arch_width > ARCH_LIMIT:
+    if arch_width > ARCH_LIMIT and (not any_build or "Aortic enlargement" in findings):
         boxes.append(_row(arch, arch_box, "upper", to_film, size))
 
     lung_field = geometry.front_view(anatomy.lung_field)

@@ -166,7 +166,7 @@ def simulate_wide(body: WideBody, findings: list[str], seed: list[int], size: in
     volume = soft + np.float32(density * look.spine) * spine + np.float32(density * look.bone) * bone
     shadows = geometry.project(volume[None])[0]
     limit = PORTABLE_HEART_LIMIT if is_portable else CARDIOTHORACIC_LIMIT
-    found = place_findings(geometry, findings, seed, size, shadows, SMALLER, limit)
+    found = place_findings(geometry, findings, seed, size, shadows, SMALLER, limit, any_build=True)
     lungs = geometry.front_view(body.anatomy.lung_field)
     lungs = ndimage.gaussian_filter(lungs, 7 / geometry.pixel, mode="nearest")
     down = np.linspace(-0.5, 1.2, geometry.n_grid, dtype=np.float32).clip(0)[:, None]
