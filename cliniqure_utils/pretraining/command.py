@@ -5,14 +5,14 @@ import time
 from pathlib import Path
 
 from cliniqure_utils import pretrained
-from cliniqure_utils.pretraining import card, eyes, films
+from cliniqure_utils.pretraining import card, eyes, films, report
 from cliniqure_utils.process import prepare_process
-from cliniqure_utils.project import REPOSITORY, CannotStart
+from cliniqure_utils.project import REPOSITORY, CannotStart, MissingWeights
 
 PARTS = ("films", "eyes", "report")
 HOURS = 1.0
 FILMS_PER_HOUR = 8000  # with all parts made of them, on two cores
-CLASSIFIER_EPOCHS, DETECTOR_EPOCHS = 12, 3
+CLASSIFIER_EPOCHS, DETECTOR_EPOCHS, REPORT_EPOCHS = 12, 3, 12
 WORK = REPOSITORY / "data" / "pretraining"
 
 
@@ -54,6 +54,9 @@ def pretrain(
     if part in (None, "eyes"):
         prepare_process(films.SEED)
         _make_eyes(paths, work_dir, seen, folder)
+    if part in (None, "report"):
+        prepare_process(films.SEED)
+        _make_report(paths, work_dir, seen, folder)
     card.write_card(folder)
 
 
@@ -69,6 +72,18 @@ def _make_eyes(paths: list[Path], work_dir: Path, seen: dict, folder: Path) -> N
     detector, history = eyes.teach_detector(classifier.body, data, work_dir, DETECTOR_EPOCHS, films.SEED)
     how = {"epochs": DETECTOR_EPOCHS, "loss": float(history.loss.iloc[-1]), "minutes": _minutes_since(start)}
     pretrained.save_part("detector", detector.state_dict(), seen | how | {"settings": eyes.DETECTOR}, folder)
+
+
+def _make_report(paths: list[Path], work_dir: Path, seen: dict, folder: Path) -> None:
+    """Part `report`."""
+    try:
+        state = pretrained.load_part("eyes", folder)
+    except MissingWeights as error:
+        raise CannotStart(f"{error}; make them first: cliniqure pretrain --part eyes") from error
+    start = time.monotonic()
+    model, history = report.teach_reporter(paths, state, work_dir, REPORT_EPOCHS, films.SEED)
+    how = {"epochs": REPORT_EPOCHS, "minutes": _minutes_since(start)} | report.settings_of_reporter(model, history)
+    pretrained.save_part("report", model.state_dict(), seen | how, folder)
 
 
 def _minutes_since(start: float) -> float:

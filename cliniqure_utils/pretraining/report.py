@@ -4,7 +4,7 @@ The eyes are those of part `eyes` and stay as they are. So they look at each fil
 another appearance, and what they saw is kept in a file; the transformer learns from that. Reports have all wordings of
 `cohort.report_text`, drawn anew each time a film comes by, but one order: findings first, in the order of the classes.
 Among equals in any order, whoever looks for the likeliest next word loses findings; in one order each of them is a
-question of its own.
+question of its own. For the same reason films with several findings come by more often.
 """
 
 import hashlib
@@ -119,9 +119,11 @@ def teach_reporter(shards: list[Path], eyes: dict, work_dir: Path, epochs: int, 
     scaling = sample.mean((0, 1)), sample.std((0, 1)) + 1e-3
     data = SeenFilms(features, learned, findings, scaling, tokenizer, seed)
     asked = SeenFilms(features, np.flatnonzero(held_out)[:400], findings, scaling, tokenizer, None)
+    often = [0.5 + len({row["class_name"] for row in findings[film]}) for film in learned]
     plan = training.Plan(
         seed=seed, epochs=epochs, batch_size=BATCH, learning_rate=2e-3, weight_decay=0.01, optimizer="adamw",
-        scheduler="cosine", warmup_steps=100, param_groups=cmn.LearningRates(trunk=0, rest=2e-3),
+        scheduler="cosine", warmup_steps=100, sample_weights=often,
+        param_groups=cmn.LearningRates(trunk=0, rest=2e-3),
     )  # fmt: skip
     history = training.fit(
         model, data, plan, output_dir=work_dir / "checkpoints_report", device="cpu", collate=cmn.collate,

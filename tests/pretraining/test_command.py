@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from cliniqure_utils import pretrained
+from cliniqure_utils import cmn, pretrained
 from cliniqure_utils.cli import main
 from cliniqure_utils.pretraining import command, films
 from cliniqure_utils.project import CannotStart, MissingWeights
@@ -22,13 +22,18 @@ def test_unknown_parts_and_hours_are_refused(tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_films_then_eyes_make_parts_that_load(coarse, tmp_path, monkeypatch):
-    for name, value in (("FILMS_PER_HOUR", 4), ("CLASSIFIER_EPOCHS", 1), ("DETECTOR_EPOCHS", 1)):
+def test_films_then_eyes_then_report_make_parts_that_load(coarse, tmp_path, monkeypatch):
+    for name, value in (
+        ("FILMS_PER_HOUR", 4), ("CLASSIFIER_EPOCHS", 1), ("DETECTOR_EPOCHS", 1), ("REPORT_EPOCHS", 1)
+    ):  # fmt: skip
         monkeypatch.setattr(command, name, value)
     monkeypatch.setattr(films, "SIZE", 64)
     where = dict(hours=1.0, n_jobs=1, work_dir=tmp_path / "work", folder=tmp_path / "pretrained")
     command.pretrain("films", **where)
+    with pytest.raises(CannotStart, match="eyes are missing.*make them first: cliniqure pretrain --part eyes"):
+        command.pretrain("report", **where)
     command.pretrain("eyes", **where)
+    command.pretrain("report", **where)
     for part, build in (
         ("eyes", lambda: classification.build_classifier("seresnet_tiny", heatmap_weight=2.0)),
         (
@@ -37,6 +42,8 @@ def test_films_then_eyes_make_parts_that_load(coarse, tmp_path, monkeypatch):
         ),
     ):
         build().load_state_dict(pretrained.load_part(part, where["folder"]))
+    assert cmn.load_pretrained(where["folder"]).config.image_size == 64
+    for part in ("eyes", "detector", "report"):
         listed = pretrained.settings_of(part, where["folder"])
         assert (listed["films"], listed["epochs"], listed["hours"], listed["seed"]) == (4, 1, 1.0, films.SEED)
 
