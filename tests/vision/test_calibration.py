@@ -34,3 +34,15 @@ def test_thresholds_maximise_f1_on_a_hand_counted_case():
     threshold = calibration.choose_thresholds(references, probabilities)[0]
     assert threshold == pytest.approx(0.45)
     assert calibration.choose_thresholds(np.zeros((4, 1)), probabilities)[0] == 0.5
+
+
+def test_a_class_with_one_film_is_pulled_to_the_threshold_of_all():
+    probabilities = np.array([[0.1], [0.6], [0.8]]).repeat(3, axis=1)
+    references = np.array([[1, 0, 0], [0, 1, 1], [0, 1, 1]])
+    # The first class alone: 1 hit in 3 answers, F1 2 / 4, and none above .1. All three at .1: 10 / 14; at .35: 8 / 11.
+    alone = calibration.choose_thresholds(references, probabilities)
+    assert alone == pytest.approx([0.1, 0.35, 0.35])
+    # As many mean classes as there are classes: at .1 (2 + 10) / (4 + 14), at .35 (0 + 8) / (3 + 11).
+    assert calibration.choose_thresholds(references, probabilities, common=3)[0] == pytest.approx(0.1)
+    # A hundred times as many: at .1 1002 / 1404, at .35 800 / 1103.
+    assert calibration.choose_thresholds(references, probabilities, common=300) == pytest.approx([0.35] * 3)
