@@ -28,7 +28,8 @@ from cliniqure_utils.vocabulary import FINDINGS
 SECTION = "findings"  # as the published models, and notebook 04
 APPEARANCES = 3  # how often the eyes look at a film: once as it is, then changed
 HELD_OUT = 10  # one film in so many is not learned from, but written about after each epoch
-BATCH = 32
+BATCH = 16  # small: the number of steps counts
+LEARNING_RATE = 1.5e-3
 SIZES = dict(
     visual_extractor="eyes", d_model=128, d_ff=256, num_heads=4, num_layers=2, topk=16, cmm_size=128, cmm_dim=128,
     max_length=80, dropout=0.0, feature_dropout=0.1, grey=GREY,
@@ -121,9 +122,9 @@ def teach_reporter(shards: list[Path], eyes: dict, work_dir: Path, epochs: int, 
     asked = SeenFilms(features, np.flatnonzero(held_out)[:400], findings, scaling, tokenizer, None)
     often = [0.5 + len({row["class_name"] for row in findings[film]}) for film in learned]
     plan = training.Plan(
-        seed=seed, epochs=epochs, batch_size=BATCH, learning_rate=2e-3, weight_decay=0.01, optimizer="adamw",
+        seed=seed, epochs=epochs, batch_size=BATCH, learning_rate=LEARNING_RATE, weight_decay=0.01, optimizer="adamw",
         scheduler="cosine", warmup_steps=100, sample_weights=often,
-        param_groups=cmn.LearningRates(trunk=0, rest=2e-3),
+        param_groups=cmn.LearningRates(trunk=0, rest=LEARNING_RATE),
     )  # fmt: skip
     history = training.fit(
         model, data, plan, output_dir=work_dir / "checkpoints_report", device="cpu", collate=cmn.collate,
