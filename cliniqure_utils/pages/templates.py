@@ -227,7 +227,8 @@ td.said { font-weight: 600; }
 <p><a href="index.html">All films</a></p>
 {% endblock %}
 {% block head %}
-{% if learnt_from %}<p>{{ learnt_from }}</p>{% endif %}
+{% if report.film.warning %}<p class="notice">{{ report.film.warning }}</p>{% endif %}
+{% if report.made_by.learnt_from %}<p>{{ report.made_by.learnt_from }}</p>{% endif %}
 {% endblock %}
 {% block content %}
 <div class="film">
@@ -307,7 +308,8 @@ td.film-picture { width: 8.5rem; }
 <img src="{{ row.thumbnail }}" alt="Film {{ row.image_id }} with its boxes"></a></td>
 <td class="name"><a href="{{ row.page | urlencode }}">{{ row.image_id }}</a><br>
 <span class="soft">{{ row.source }}</span></td>
-<td>{{ row.findings | join(", ") or "no finding" }}</td></tr>
+<td>{{ row.findings | join(", ") or "no finding" }}
+{%- if row.warning %}<br><b>{{ row.warning }}</b>{% endif %}</td></tr>
 {% endfor %}
 </tbody></table>
 {% endif %}

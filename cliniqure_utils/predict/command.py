@@ -107,7 +107,8 @@ def predict(
             for (path, film), evidence, (text, left_out) in zip(films, grounds, prose, strict=True):
                 report = build_report(film, evidence, settings, text, left_out)
                 rows.append(write_film(report, film, names[path], out_dir))
-                echo(f"{path.name}: {', '.join(rows[-1]['findings']) or 'no finding'}")
+                doubt = " (unlike the films that the models know)" if film["unfamiliar"] else ""
+                echo(f"{path.name}: {', '.join(rows[-1]['findings']) or 'no finding'}{doubt}")
     write_index(out_dir, rows, rejected, settings, writer is not None)
     seconds = time.monotonic() - began
     counted = f"{_count(len(rows), 'report')}, {_count(len(rejected), 'file')} not read"

@@ -82,8 +82,10 @@ def structured_report(report: Mapping, boxes: np.ndarray, capture, film_key: str
         procedure_reported=Code("CXR", SCHEME, "Chest radiograph, computer reading for teaching"),
         imaging_measurements=[*_regions(report, boxes, capture, film_key), *_findings(report, capture, film_key)],
     )
+    comment = f"{DISCLAIMER} Written by a program, seen by no physician.", report["made_by"]["learnt_from"]
+    comment += (report["film"]["warning"],)
     for name, text in (
-        (codes.DCM.Comment, f"{DISCLAIMER} Written by a program, seen by no physician."),
+        (codes.DCM.Comment, " ".join(filter(None, comment))),
         (Code("FACTS", SCHEME, "Facts from the models"), report["report"]["facts"]),
         (Code("PROSE", SCHEME, "Prose of the language model, unchecked sentences included"), _prose(report)),
         (Code("CRUDE", SCHEME, "Crude report of the image-to-text model"), clean_field(report["crude_report"])),

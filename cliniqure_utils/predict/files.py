@@ -64,6 +64,7 @@ def write_film(report: dict, film: Mapping, name: str, out_dir: Path) -> dict:
         "image_id": report["image_id"],
         "source": report["source"],
         "page": files["page"],
+        "warning": report["film"]["warning"],
         "findings": [name for name in (*FINDINGS, *film["beside"]) if name in named.union(film["beside"])],
         "thumbnail": data_url(thumbnail(overlay)),
     }

@@ -39,7 +39,8 @@ def stream_films(
         (path, film, None), or (path, None, reason) for a file that is not read, in the order of the paths. film is a
         dict: source, image_id, rows, columns, view, age_years (None above 89), sex, notes, probabilities (15 classes,
         calibrated; with `eyes` those that they know, as they say them), beside (what `eyes` say that is none of the
-        15), boxes (DataFrame in the form of predictions.csv), crude_report, shown (uint8, longest side at most 1024),
+        15), unfamiliar (unlike the films that the run's models know; None where the run cannot tell), boxes
+        (DataFrame in the form of predictions.csv), crude_report, shown (uint8, longest side at most 1024),
         key (of the file's content).
 
     Raises:
@@ -92,6 +93,7 @@ def _describe(path: Path, run_dir: Path, made: tuple, device: str, eyes: str | N
     size = (facts["columns"], facts["rows"])
     table, boxes = models.answer([image_id], [pixels], {image_id: size})
     probabilities = table.drop(columns="image_id").iloc[0].to_dict()
+    strangeness = models.strangeness([pixels])
     beside = {}
     if others:
         probabilities, asked = others.ask(shown)
@@ -112,6 +114,7 @@ def _describe(path: Path, run_dir: Path, made: tuple, device: str, eyes: str | N
         "notes": notes,
         "probabilities": probabilities,
         "beside": list(beside),
+        "unfamiliar": None if strangeness is None else bool(strangeness[0] > 1),
         "boxes": boxes,
         "crude_report": cmn.to_prose(reporter.tokenizer.decode(ids.tolist())),
         "shown": shown,

@@ -7,7 +7,6 @@ from cliniqure_utils.pages.templates import FILM, FILMS
 from cliniqure_utils.predict.writing import RunSettings
 from cliniqure_utils.reports import MARKS
 
-SIMULATED = "trained on simulated films: what they say about a real patient means nothing."
 STATUS_WORDS = {
     "supported": "agrees with the classifier or the detector",
     "contradicted": "contradicts the classifier and the detector",
@@ -36,9 +35,6 @@ def film_page(report: Mapping, overlay: bytes, files: Mapping[str, str]) -> str:
         marks=MARKS,
         status_words=STATUS_WORDS,
         profile=" and ".join(profile) if isinstance(profile, list) else profile,
-        learnt_from=_learnt_from(
-            report["made_by"]["simulated"], report["made_by"]["eyes"], report["made_by"]["left_out"]
-        ),
     )
 
 
@@ -46,7 +42,7 @@ def index_page(rows: Sequence[Mapping], rejected: Sequence[Mapping], settings: R
     """The page that lists the films of one call.
 
     Args:
-        rows: image_id, source, page, findings (names), thumbnail (data URL).
+        rows: image_id, source, page, findings (names), warning (a sentence, or empty), thumbnail (data URL).
         rejected: source and reason.
         settings: Of the run whose models were used.
         with_llm: Whether a language model wrote.
@@ -59,18 +55,7 @@ def index_page(rows: Sequence[Mapping], rejected: Sequence[Mapping], settings: R
         rejected=rejected,
         run=settings.name,
         with_llm=with_llm,
-        learnt_from=_learnt_from(settings.simulated, settings.eyes, settings.left_out),
-    )
-
-
-def _learnt_from(simulated: bool, eyes: str | None, left_out: Sequence[str]) -> str:
-    """What the models learnt from, as far as a reader must know it; of other eyes also what they do not know."""
-    if eyes is None:
-        return f"The models were {SIMULATED}" if simulated else ""
-    return (
-        f"The probabilities are those of torchxrayvision's network {eyes}, which learnt from films of patients. It was "
-        f"not asked about {', '.join(left_out)}, which it does not know. Boxes and crude report are still of the run's "
-        f"own models{', ' + SIMULATED if simulated else '.'}"
+        learnt_from=settings.learnt_from,
     )
 
 

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from cliniqure_utils import pretrained
 from cliniqure_utils.notebooks import ran_with
-from cliniqure_utils.project import REPOSITORY, CannotStart, require
+from cliniqure_utils.project import REPOSITORY, CannotStart, MissingWeights, require
 from cliniqure_utils.record import read_record
 from cliniqure_utils.reports import Evidence, assemble_report, build_prompt, gather_evidence, load_knowledge
 from cliniqure_utils.vocabulary import BOX, CLASSES, DISCLAIMER
 
+UNFAMILIAR = (
+    "This film looks unlike the films that the run's models know (is it a frontal chest film, upright, with bright "
+    "bones?): what they say about it is worth even less."
+)
 NOTEBOOKS = REPOSITORY / "notebooks"  # where a notebook's relative parameters start from
 
 
@@ -29,6 +34,8 @@ class RunSettings:
         base_model, models_dir, max_new_tokens, max_prompt_tokens, batch_size: As in notebook 06.
         knowledge: data/knowledge.csv or the run's own.
         simulated: The models were trained on simulated films.
+        on_real_films: What the pretrained eyes that the run started from reached on films of patients: any_finding
+            (AUROC, low, high), n_films, from pretrained.json; None where that is not known.
         eyes: What classified instead of the run's classifier; None for that. left_out: Findings that they do not know.
     """
 
@@ -45,8 +52,27 @@ class RunSettings:
     batch_size: int
     knowledge: pd.DataFrame
     simulated: bool
+    on_real_films: Mapping | None = None
     eyes: str | None = None
     left_out: tuple[str, ...] = ()
+
+    @property
+    def learnt_from(self) -> str:
+        """What the models learnt from, as far as a reader must know it; of other eyes also what they do not know."""
+        simulated = "trained on simulated films and never saw a real patient"
+        if self.on_real_films:
+            value, low, high = self.on_real_films["any_finding"]
+            simulated += (
+                f"; on {self.on_real_films['n_films']} real films (NIH ChestX-ray14) the eyes they started from reach "
+                f"any finding AUROC {value:.2f} ({low:.2f} to {high:.2f}; guessing: 0.50)"
+            )
+        if self.eyes is None:
+            return f"The models were {simulated}." if self.simulated else ""
+        return (
+            f"The probabilities are those of torchxrayvision's network {self.eyes}, which learnt from films of "
+            f"patients. It was not asked about {', '.join(self.left_out)}, which it does not know. Boxes and crude "
+            f"report are still of the run's own models{', ' + simulated if self.simulated else ''}."
+        )
 
 
 def read_settings(run_dir: str | Path) -> RunSettings:
@@ -62,6 +88,7 @@ def read_settings(run_dir: str | Path) -> RunSettings:
     box_threshold = writing["box_threshold"]
     if box_threshold is None:
         box_threshold = _read_json(run_dir, "02_detect/box_threshold.json")["score"]
+    simulated = _is_simulated(run_dir, record)
     return RunSettings(
         name=run_dir.resolve().name,
         profile=record.get("profile"),
@@ -75,8 +102,24 @@ def read_settings(run_dir: str | Path) -> RunSettings:
         max_prompt_tokens=writing["max_prompt_tokens"],
         batch_size=writing["batch_size"],
         knowledge=load_knowledge(NOTEBOOKS / writing["knowledge_table"]),
-        simulated=record.get("data", {}).get("kind") == "simulated",
+        simulated=simulated,
+        on_real_films=_on_real_films(run_dir) if simulated else None,
     )
+
+
+def _is_simulated(run_dir: Path, record: Mapping) -> bool:
+    """By run.json; where notebooks were run by hand, by the truth that only a simulated cohort has."""
+    kind = record.get("data", {}).get("kind")
+    return kind == "simulated" if kind else (run_dir / "01_preprocess" / "truth.csv").is_file()
+
+
+def _on_real_films(run_dir: Path) -> Mapping | None:
+    if ran_with(run_dir, "03_classify").get("weights") != "pretrained":
+        return None
+    try:
+        return pretrained.settings_of("eyes").get("real")
+    except MissingWeights:
+        return None
 
 
 def _read_json(run_dir: Path, name: str):
@@ -172,6 +215,8 @@ def build_report(
             "age_years": None if age is None or age != age else age,
             "sex": film["sex"],
             "notes": list(film["notes"]),
+            "unfamiliar": film["unfamiliar"],
+            "warning": UNFAMILIAR if film["unfamiliar"] else "",
         },
         "symptoms": evidence.symptoms,
         "findings": [
@@ -195,6 +240,7 @@ def build_report(
             "profile": settings.profile,
             "seed": settings.seed,
             "simulated": settings.simulated,
+            "learnt_from": settings.learnt_from,
             "eyes": settings.eyes,
             "left_out": list(settings.left_out),
             "language_model": None if prose is None else settings.base_model,

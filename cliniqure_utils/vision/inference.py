@@ -26,6 +26,7 @@ from cliniqure_utils.project import require
 from cliniqure_utils.vision.calibration import apply_temperature
 from cliniqure_utils.vision.classification import load_classifier
 from cliniqure_utils.vision.detection import Detector, load_detector
+from cliniqure_utils.vision.familiarity import Familiar, film_strangeness
 from cliniqure_utils.vision.films import to_square
 from cliniqure_utils.vision.saving import grey_of
 from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS
@@ -193,6 +194,8 @@ class RunModels:
         folder = require(run_dir, "03_classify/model.safetensors").parent
         self._classifier, self._classifier_grey = load_classifier(folder), grey_of(folder)
         self._classifier_size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["image_size"]
+        known = folder / "familiar.npz"
+        self._familiar = Familiar.load(known) if known.is_file() else None
         said = require(run_dir, "03_classify/temperature.json").read_text(encoding="utf-8")
         self._temperature = json.loads(said)["temperature"]
 
@@ -213,6 +216,21 @@ class RunModels:
         films = FilmsInMemory(image_ids, pixels, self._detector.image_size, self._detector_grey)
         boxes = predict_boxes(self._detector, films, sizes, self.device, progress=False, flip=self._flip)
         return probability_table(image_ids, said, self._temperature), boxes
+
+    def strangeness(self, pixels: Sequence[np.ndarray]) -> np.ndarray | None:
+        """How unlike the run's training films each film is: above 1 the models do not know its kind.
+
+        Args:
+            pixels: As for `answer`.
+
+        Returns:
+            (n,), at least 0; None where the run did not write 03_classify/familiar.npz.
+        """
+        if self._familiar is None:
+            return None
+        films = FilmsInMemory(["film"] * len(pixels), pixels, self._classifier_size, self._classifier_grey)
+        seen = [films.film(index) for index in range(len(pixels))]
+        return film_strangeness(self._familiar, self._classifier, seen, self.device)
 
 
 def read_images(

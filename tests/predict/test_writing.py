@@ -17,6 +17,7 @@ def test_the_report_is_facts_checked_prose_and_table_text(predicted, run_dir):
     assert report["disclaimer"] == DISCLAIMER and report["image_id"] == "one"
     assert report["film"] == {
         "rows": 120, "columns": 90, "view": "PA", "age_years": None, "sex": "F", "notes": [],
+        "unfamiliar": None, "warning": "",
     }  # fmt: skip
     assert [entry["name"] for entry in report["findings"]] == list(CLASSES)
     for entry in report["findings"]:
