@@ -44,7 +44,8 @@ def plot_per_class(scores: pd.DataFrame, label: str, title: str, reference: floa
 
     `reference` draws a dashed line, such as chance level. Figure.
     """
-    figure, axes = new_figure(1, 1, width=6.5, height=0.6 + 0.34 * len(scores))
+    crowd = max(1.0, scores.shape[1] / 3)  # bars stay thick enough for their hatching
+    figure, axes = new_figure(1, 1, width=6.5, height=0.6 + 0.34 * crowd * len(scores))
     axis = axes[0, 0]
     step = 0.8 / scores.shape[1]
     for i, (name, values) in enumerate(scores.items()):
