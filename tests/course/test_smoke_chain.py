@@ -17,7 +17,8 @@ EXPECTED = {
     "01_preprocess": "index.csv annotations.csv reader_annotations.csv splits.csv clinical.csv reference_reports.jsonl "
     "truth.csv rejected.csv",
     "02_detect": "predictions.csv trunk.safetensors model.safetensors config.json history.csv",
-    "03_classify": "probabilities.csv thresholds.json temperature.json model.safetensors config.json history.csv",
+    "03_classify": "probabilities.csv thresholds.json temperature.json model.safetensors config.json history.csv "
+    "familiar.npz",
     "04_crude_report": "crude_reports.jsonl model.safetensors vocabulary.json",
     "05_finetune_llm": "adapter/seq_cls/adapter_config.json adapter/seq_cls/adapter_model.safetensors "
     "adapter/causal_lm/adapter_config.json adapter/causal_lm/adapter_model.safetensors label_map.json history.csv",

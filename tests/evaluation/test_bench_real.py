@@ -13,7 +13,7 @@ from cliniqure_utils.vocabulary import CLASSES
 
 @pytest.fixture
 def bench_real(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     return importlib.import_module("bench_real")
 
 
