@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from cliniqure_utils.cohort.anatomy import Anatomy, average_depth
+from cliniqure_utils.cohort.anatomy import HALF_MM, Anatomy, average_depth
 from cliniqure_utils.cohort.patient import CARDIOTHORACIC_LIMIT, Film, place_findings
 from cliniqure_utils.cohort.projection import (
     SOURCE_DISTANCE,
@@ -43,7 +43,8 @@ class WideBody:
 
     Attributes:
         anatomy: The body.
-        parts: float32 (3, depth / group, height, width): soft tissue, spine, other bones.
+        parts: float32 (4, depth / group, height, width): soft tissue, spine, other bones, and what the vessels of the
+            lungs add to their surroundings.
         middle: Height of the middle of the lungs, mm from the top of the volume.
     """
 
@@ -66,7 +67,10 @@ class WideBody:
         others = bone - of_spine
         if anatomy.source == "ct":  # its slices are 2.5 mm thick, which blurs the edges that ribs have on a film
             others = np.maximum(2 * others - ndimage.gaussian_filter(others, (0.5, 1.2, 1.2)), 0)
-        return cls(anatomy, np.stack([soft, of_spine, others]), float(rows.mean() * anatomy.spacing))
+        local = ndimage.gaussian_filter(anatomy.soft, 6 / anatomy.spacing, truncate=2)
+        vessels = np.maximum(anatomy.soft - local, 0) * (anatomy.depth * HALF_MM > 4)  # not the lung's border itself
+        parts = np.stack([soft, of_spine, others, average_depth(vessels, anatomy.group)])
+        return cls(anatomy, parts, float(rows.mean() * anatomy.spacing))
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Look:
 
     Attributes:
         spine, bone: What spine and other bones absorb beyond soft tissue, as a factor on their density.
+        vessels: By how much the vessels of the lungs are denser than in the CT: they crowd in shallow breath.
         habitus: mm of soft tissue in front of everything.
         haze, base_haze: mm of soft tissue over the lungs, even and growing downwards: shallow breath, chest muscles.
         stout: mm of soft tissue outside the lungs: a stout patient's abdomen, mediastinum and shoulders.
@@ -88,6 +93,7 @@ class Look:
 
     spine: float
     bone: float
+    vessels: float
     habitus: float
     haze: float
     base_haze: float
@@ -109,12 +115,12 @@ class Look:
         breasts = rng.uniform([6, 0.12, 0.8, 0.55, 0.18, 0.18], [40, 0.22, 1.15, 0.74, 0.27, 0.27])
         with_breasts = rng.random() < 0.45
         values = rng.uniform(
-            [0.0, 1.3, -15, -12, -10, 0, 0.1, 4.8, 0.3, 0.7, 0.5, 0.3, 86.0, 2.0, 0.3],
-            [0.7, 4.0, 30, 30, 45, 80, 0.8, 6.0, 1.1, 1.8, 2.6, 4.0, 99.5, 6.0, 0.6],
+            [0.0, 1.3, 0.0, -15, -12, -10, 0, 0.1, 4.8, 0.3, 0.7, 0.5, 0.3, 86.0, 2.0, 0.3],
+            [0.7, 4.0, 1.8, 30, 30, 45, 80, 0.8, 6.0, 1.1, 1.8, 2.6, 4.0, 99.5, 6.0, 0.6],
         )
-        spine, bone, habitus, haze, base_haze, stout, scatter, photons, *rest = map(float, values)
+        spine, bone, vessels, habitus, haze, base_haze, stout, scatter, photons, *rest = map(float, values)
         breasts = tuple(map(float, breasts)) if with_breasts else None
-        return cls(spine, bone, habitus, haze, base_haze, stout, breasts, scatter, 10**photons, *rest)
+        return cls(spine, bone, vessels, habitus, haze, base_haze, stout, breasts, scatter, 10**photons, *rest)
 
 
 def draw_shape(rng: np.random.Generator, is_portable: bool, is_ct: bool) -> Shape:
@@ -159,11 +165,12 @@ def simulate_wide(body: WideBody, findings: list[str], seed: list[int], size: in
     pose = draw_pose(stance, body, shape, is_portable)
     look = Look.draw(np.random.default_rng([*seed, 4]))
     geometry = Geometry(body.anatomy, shape, pose, max(48, int(GRID_SHARE * size)))
-    soft, spine, bone = body.parts
+    soft, spine, bone, vessels = body.parts
     # One volume in place of three: a projection is linear, and sampling the volume is what costs most.
     # (The phantom's ribs are solid rods, which a real rib is not.)
     density = 1.35 if body.anatomy.source == "ct" else 0.6
     volume = soft + np.float32(density * look.spine) * spine + np.float32(density * look.bone) * bone
+    volume += np.float32(look.vessels) * vessels
     shadows = geometry.project(volume[None])[0]
     limit = PORTABLE_HEART_LIMIT if is_portable else CARDIOTHORACIC_LIMIT
     found = place_findings(geometry, findings, seed, size, shadows, SMALLER, limit, any_build=True)
