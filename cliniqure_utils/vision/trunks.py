@@ -93,6 +93,8 @@ class Trunk(nn.Module):
 
     def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Normalised images (n, 3, H, W) -> four maps, strides 4, 8, 16, 32."""
+        if images.device.type == "cpu":  # there, convolutions of maps that keep their channels together are faster
+            images = images.contiguous(memory_format=torch.channels_last)
         maps, x = [], self.stem(images)
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
