@@ -12,7 +12,7 @@ from cliniqure_utils.project import REPOSITORY, CannotStart, MissingWeights
 PARTS = ("films", "eyes", "report")
 HOURS = 1.0
 FILMS_PER_HOUR = 8000  # with all parts made of them, on two cores
-CLASSIFIER_EPOCHS, DETECTOR_EPOCHS, REPORT_EPOCHS = 20, 3, 8
+CLASSIFIER_EPOCHS, DETECTOR_EPOCHS, REPORT_EPOCHS = 16, 2, 8
 WORK = REPOSITORY / "data" / "pretraining"
 
 

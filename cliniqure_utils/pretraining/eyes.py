@@ -18,6 +18,7 @@ from cliniqure_utils.vision.transforms import augmentation
 from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS
 
 GREY = "rank"
+N_PROCESSES = 2  # one for each core that the recipe is for: small convolutions gain little from threads
 MOVE = dict(rotate_probability=0.8, rotate_degrees=8.0, flip_probability=0.0, shift=0.06, zoom=0.2)
 
 
@@ -125,17 +126,17 @@ class InBfloat16(torch.nn.Module):
         return {"loss": of_labels + self.model.heatmap_weight * of_places}
 
 
-def teach_classifier(data: SimulatedFilms, work_dir: Path, epochs: int, seed: int, n_workers: int = 1):
+def teach_classifier(data: SimulatedFilms, work_dir: Path, epochs: int, seed: int, n_processes: int = N_PROCESSES):
     """Train trunk, neck, heat maps and classifier from random weights; returns the model and the history."""
     torch.manual_seed(seed)
     model = classification.build_classifier("seresnet_tiny", heatmap_weight=2.0)
     plan = training.Plan(
-        seed=seed, epochs=epochs, batch_size=32, learning_rate=3e-3, weight_decay=0.02, optimizer="adamw",
+        seed=seed, epochs=epochs, batch_size=32 // n_processes, learning_rate=3e-3, weight_decay=0.02, optimizer="adamw",
         scheduler="cosine", warmup_steps=100, ema_decay=0.995,
     )  # fmt: skip
     history = training.fit(
         InBfloat16(model), data, plan, output_dir=work_dir / "checkpoints_classifier", device="cpu", collate=collate,
-        log_steps=50, n_workers=n_workers, description="classifier",
+        log_steps=50, n_processes=n_processes, description="classifier",
     )  # fmt: skip
     return model.eval(), history
 
@@ -146,16 +147,18 @@ DETECTOR = dict(  # what notebook 02 builds
 )  # fmt: skip
 
 
-def teach_detector(body: trunks.TopDown, data: SimulatedFilms, work_dir: Path, epochs: float, seed: int):
+def teach_detector(
+    body: trunks.TopDown, data: SimulatedFilms, work_dir: Path, epochs: float, seed: int, n_processes: int = N_PROCESSES
+):
     """Train the detector from a trained body, body and heads together; returns the model and the history."""
     torch.manual_seed(seed)
     model = detection.build_detector(**DETECTOR, body=body)
     plan = training.Plan(
-        seed=seed, epochs=epochs, batch_size=16, learning_rate=2e-3, weight_decay=0.02, optimizer="adamw",
+        seed=seed, epochs=epochs, batch_size=16 // n_processes, learning_rate=2e-3, weight_decay=0.02, optimizer="adamw",
         scheduler="cosine", warmup_steps=100, ema_decay=0.995,
     )  # fmt: skip
     history = training.fit(
         model, data, plan, output_dir=work_dir / "checkpoints_detector", device="cpu", collate=collate, log_steps=50,
-        description="detector",
+        n_processes=n_processes, description="detector",
     )  # fmt: skip
     return model, history

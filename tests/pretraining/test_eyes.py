@@ -61,7 +61,7 @@ def test_a_training_step_teaches_and_is_repeatable(shards, tmp_path):
     data = SimulatedFilms(shards, 64, 1)
     states = []
     for name in ("one", "two"):
-        model, _ = eyes.teach_classifier(data, tmp_path / name, epochs=3, seed=3, n_workers=0)
+        model, _ = eyes.teach_classifier(data, tmp_path / name, epochs=3, seed=3, n_processes=1)
         states.append(model.state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert not torch.equal(states[0]["heatmap.bias"], torch.full((14,), -4.0)), "nothing was learnt"

@@ -56,7 +56,8 @@ def test_the_pyramid_is_torchvisions():
     images = torch.rand(1, 3, 64, 64)
     maps, wanted = ours(images), theirs(images)
     assert list(maps) == list(wanted) == ["0", "1", "2", "3", "pool"] and ours.out_channels == theirs.out_channels
-    assert all(torch.equal(maps[name], wanted[name]) for name in maps)
+    for name in maps:  # ours keeps channels together in memory, which rounds otherwise
+        torch.testing.assert_close(maps[name], wanted[name])
 
 
 def test_frozen_parts_stay_as_they_are_and_the_rest_learns(tmp_path):
