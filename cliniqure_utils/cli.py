@@ -169,7 +169,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Weights of our own from simulated patients that are in no cohort. A part that was stopped goes on "
         "where it was.",
     )
-    pretrain.add_argument("--part", metavar="NAME", help="films, eyes or report (default: all, in this order)")
+    pretrain.add_argument(
+        "--part",
+        metavar="NAME",
+        help="films, eyes or report (default: all, in this order); or card: enter the scores of outputs/demo",
+    )
     pretrain.add_argument(
         "--hours", type=float, metavar="H", help="how long all parts together may take on two cores, about (default: 1)"
     )

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from cliniqure_utils import pretrained
+from cliniqure_utils.project import MissingInput
 from cliniqure_utils.runs import write_json, write_text
 
 WHAT = {
@@ -24,20 +25,34 @@ SCORES = {  # metric of a run -> what it is called in the card
 }
 
 
-def enter_scores(run_dir: Path, real: dict, folder: Path = pretrained.FOLDER) -> None:
+def enter_scores(run_dir: Path, real_table: Path, folder: Path = pretrained.FOLDER) -> None:
     """Enter in pretrained.json what a demo run that starts from the parts reaches, and write the card anew.
 
     Args:
         run_dir: A finished run; its metrics.json files are read.
-        real: Of real films: "n_films", "n_patients", and for "any_finding" and each finding [AUROC, low, high].
+        real_table: What `make bench ONLY=real` wrote about that run; left out where there is none.
+        folder: Of the parts.
+
+    Raises:
+        MissingInput: The run has no metrics.
     """
     found = {}
     for path in sorted(run_dir.glob("0?_*/metrics.json")):
         found |= json.loads(path.read_text(encoding="utf-8"))
+    if not found:
+        raise MissingInput(f"{run_dir.name} holds no metrics.json; finish a demo run first")
     listed = folder / "pretrained.json"
     known = json.loads(listed.read_text(encoding="utf-8"))
     known["eyes"]["scores"] = {name: round(found[name], 3) for name in SCORES if name in found}
-    known["eyes"]["real"] = real
+    if real_table.is_file():
+        rows = [row for row in json.loads(real_table.read_text(encoding="utf-8"))["rows"] if row["auroc"] is not None]
+        known["eyes"]["real"] = {"n_films": next(row["films"] for row in rows if row["view"] == "all")} | {
+            row["finding"].replace(" ", "_") if row["finding"] == "any finding" else row["finding"]: [
+                round(row[key], 3) for key in ("auroc", "low", "high")
+            ]
+            for row in rows
+            if row["view"] == "all"
+        }
     write_json(listed, known)
     write_card(folder)
 
@@ -86,9 +101,8 @@ def write_card(folder: Path = pretrained.FOLDER) -> None:
                 "",
                 *(
                     [
-                        f"The same run's classifier on {real['n_films']} real films of {real['n_patients']} patients "
-                        "(NIH ChestX-ray14, labels mined from reports, wrong for about one in ten; Wang et al., CVPR "
-                        "2017). They were measured, never trained on; 0.5 is guessing:",
+                        f"The same run's classifier on {real['n_films']} real films (NIH ChestX-ray14, labels "
+                        "mined from reports, wrong for about one in ten; Wang et al., CVPR 2017). They were measured, never trained on; 0.5 is guessing:",
                         "",
                         "| finding | AUROC | 95 % interval |",
                         "|---|---|---|",

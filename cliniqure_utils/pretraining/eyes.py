@@ -131,8 +131,8 @@ def teach_classifier(data: SimulatedFilms, work_dir: Path, epochs: int, seed: in
     torch.manual_seed(seed)
     model = classification.build_classifier("seresnet_tiny", heatmap_weight=2.0)
     plan = training.Plan(
-        seed=seed, epochs=epochs, batch_size=32 // n_processes, learning_rate=3e-3, weight_decay=0.02, optimizer="adamw",
-        scheduler="cosine", warmup_steps=100, ema_decay=0.995,
+        seed=seed, epochs=epochs, batch_size=32 // n_processes, learning_rate=3e-3, weight_decay=0.02,
+        optimizer="adamw", scheduler="cosine", warmup_steps=100, ema_decay=0.995,
     )  # fmt: skip
     history = training.fit(
         InBfloat16(model), data, plan, output_dir=work_dir / "checkpoints_classifier", device="cpu", collate=collate,
@@ -154,8 +154,8 @@ def teach_detector(
     torch.manual_seed(seed)
     model = detection.build_detector(**DETECTOR, body=body)
     plan = training.Plan(
-        seed=seed, epochs=epochs, batch_size=16 // n_processes, learning_rate=2e-3, weight_decay=0.02, optimizer="adamw",
-        scheduler="cosine", warmup_steps=100, ema_decay=0.995,
+        seed=seed, epochs=epochs, batch_size=16 // n_processes, learning_rate=2e-3, weight_decay=0.02,
+        optimizer="adamw", scheduler="cosine", warmup_steps=100, ema_decay=0.995,
     )  # fmt: skip
     history = training.fit(
         model, data, plan, output_dir=work_dir / "checkpoints_detector", device="cpu", collate=collate, log_steps=50,
