@@ -101,8 +101,9 @@ def write_card(folder: Path = pretrained.FOLDER) -> None:
                 "",
                 *(
                     [
-                        f"The same run's classifier on {real['n_films']} real films (NIH ChestX-ray14, labels "
-                        "mined from reports, wrong for about one in ten; Wang et al., CVPR 2017). They were measured, never trained on; 0.5 is guessing:",
+                        f"The same run's classifier on {real['n_films']} real films (NIH ChestX-ray14, labels mined "
+                        "from reports, wrong for about one in ten; Wang et al., CVPR 2017). They were measured, never "
+                        "trained on; 0.5 is guessing:",
                         "",
                         "| finding | AUROC | 95 % interval |",
                         "|---|---|---|",
