@@ -13,7 +13,7 @@ PARTS = ("films", "eyes", "report")
 CARD = "card"  # no weights: what a finished demo run reaches with them
 HOURS = 1.0
 FILMS_PER_HOUR = 8000  # with all parts made of them, on two cores
-CLASSIFIER_EPOCHS, DETECTOR_EPOCHS, REPORT_EPOCHS = 16, 2, 8
+CLASSIFIER_EPOCHS, DETECTOR_EPOCHS, REPORT_EPOCHS = 16, 2, 5
 WORK = REPOSITORY / "data" / "pretraining"
 
 
