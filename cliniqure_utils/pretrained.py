@@ -57,6 +57,12 @@ def settings_of(part: str, folder: Path = FOLDER) -> dict:
         raise MissingWeights(f"pretrained weights {part} are missing: pretrained.json does not list them") from error
 
 
+def identities(folder: Path = FOLDER) -> dict[str, str]:
+    """sha256 of the files of the parts that are there: which weights a run would start from."""
+    paths = {part: folder / f"{part}.safetensors" for part in PARTS}
+    return {part: hashlib.sha256(path.read_bytes()).hexdigest() for part, path in paths.items() if path.is_file()}
+
+
 def save_part(part: str, state: dict, settings: dict, folder: Path = FOLDER) -> None:
     """Write one part and enter it in pretrained.json with `settings`; matrices and kernels in half precision."""
     from safetensors.torch import save

@@ -72,11 +72,11 @@ def _make_eyes(paths: list[Path], work_dir: Path, seen: dict, folder: Path) -> N
     seen = seen | {"image_size": films.SIZE, "grey": eyes.GREY}
     start = time.monotonic()
     classifier, history = eyes.teach_classifier(data, work_dir, CLASSIFIER_EPOCHS, films.SEED)
-    how = {"epochs": CLASSIFIER_EPOCHS, "loss": float(history.loss.iloc[-1]), "minutes": _minutes_since(start)}
+    how = {"epochs": CLASSIFIER_EPOCHS, "loss": _last_loss(history), "minutes": _minutes_since(start)}
     pretrained.save_part("eyes", classifier.state_dict(), seen | how, folder)
     start = time.monotonic()
     detector, history = eyes.teach_detector(classifier.body, data, work_dir, DETECTOR_EPOCHS, films.SEED)
-    how = {"epochs": DETECTOR_EPOCHS, "loss": float(history.loss.iloc[-1]), "minutes": _minutes_since(start)}
+    how = {"epochs": DETECTOR_EPOCHS, "loss": _last_loss(history), "minutes": _minutes_since(start)}
     pretrained.save_part("detector", detector.state_dict(), seen | how | {"settings": eyes.DETECTOR}, folder)
 
 
@@ -90,6 +90,11 @@ def _make_report(paths: list[Path], work_dir: Path, seen: dict, folder: Path) ->
     model, history = report.teach_reporter(paths, state, work_dir, REPORT_EPOCHS, films.SEED)
     how = {"epochs": REPORT_EPOCHS, "minutes": _minutes_since(start)} | report.settings_of_reporter(model, history)
     pretrained.save_part("report", model.state_dict(), seen | how, folder)
+
+
+def _last_loss(history) -> float | None:
+    """Mean loss of the last fifty steps; None after fewer."""
+    return float(history.loss.iloc[-1]) if len(history) else None
 
 
 def _minutes_since(start: float) -> float:

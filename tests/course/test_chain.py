@@ -23,6 +23,7 @@ from cliniqure_utils.course.chain.fingerprint import (
     earlier_steps,
     imported_modules,
     package_part,
+    parameter_part,
     scan,
 )
 from cliniqure_utils.course.chain.parameters import coerce, resolve
@@ -623,3 +624,15 @@ def test_data_fingerprint(tmp_path):
     assert made["kind"] == "simulated"
     (tmp_path / "train" / "1.dicom").write_bytes(b"1")
     assert data_fingerprint(tmp_path) == made
+
+
+def test_other_pretrained_weights_are_another_input(tmp_path, monkeypatch):
+    """A notebook that starts from "pretrained" weights depends on their files, not on the word."""
+    from cliniqure_utils import pretrained
+
+    monkeypatch.setattr(pretrained, "identities", lambda: {"eyes": "a"})
+    first = parameter_part({"weights": "pretrained", "size": 3}, tmp_path)
+    assert first == parameter_part({"weights": "pretrained", "size": 3}, tmp_path)
+    monkeypatch.setattr(pretrained, "identities", lambda: {"eyes": "b"})
+    assert first != parameter_part({"weights": "pretrained", "size": 3}, tmp_path)
+    assert parameter_part({"weights": None}, tmp_path)["files"] == {}

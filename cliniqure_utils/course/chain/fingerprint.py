@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from cliniqure_utils import pretrained
 from cliniqure_utils.notebooks import Notebook
 from cliniqure_utils.project import REPOSITORY, CannotStart
 
@@ -144,14 +145,17 @@ def table_part(notebook: Notebook, modules: Mapping[str, str], tables_dir: Path)
 
 
 def parameter_part(values: Mapping, notebooks_dir: Path) -> dict:
-    """The parameters, without the two folders (their content counts, not their place), plus the files they name."""
+    """The parameters, without the two folders (their content counts, not their place), plus the files they name;
+    "pretrained" names those of data/pretrained."""
     kept = {name: value for name, value in values.items() if name not in ("run_dir", "data_dir")}
     files = {}
     for name, value in kept.items():
         if not isinstance(value, str) or not value or "\n" in value or len(value) > 1000:
             continue
         path = notebooks_dir / value
-        if path.is_file():
+        if value == "pretrained":
+            files[name] = pretrained.identities()
+        elif path.is_file():
             state = path.stat()
             files[name] = sha256_file(path) if state.st_size <= SMALL_FILE else [state.st_size, state.st_mtime_ns]
     return {"values": kept, "files": files}
