@@ -1,5 +1,7 @@
 """One simulated film: the finding is where its box is, on its side, and nothing else depends on it."""
 
+from functools import partial
+
 import numpy as np
 import pydicom
 import pytest
@@ -109,7 +111,7 @@ def test_heart_and_aorta_are_labelled_by_measurement(phantom):
         assert np.mean(labelled) > 0.7 if planned else np.mean(labelled) < 0.3
     # A plan is not enough: the same large heart in a chest whose limit it does not reach is no finding.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(patient, "CARDIOTHORACIC_LIMIT", 0.9)
+        patch.setattr(patient, "place_findings", partial(patient.place_findings, heart_limit=0.9))
         assert all(
             row["class_name"] != "Cardiomegaly" for row in simulate(phantom, ["Cardiomegaly"], [0], SIZE).findings
         )
