@@ -45,7 +45,7 @@ def enter_scores(run_dir: Path, real_table: Path, folder: Path = pretrained.FOLD
     known = json.loads(listed.read_text(encoding="utf-8"))
     known["eyes"]["scores"] = {name: round(found[name], 3) for name in SCORES if name in found}
     if real_table.is_file():
-        rows = [row for row in json.loads(real_table.read_text(encoding="utf-8"))["rows"] if row["auroc"] is not None]
+        rows = [row for row in json.loads(real_table.read_text(encoding="utf-8")) if row["auroc"] is not None]
         known["eyes"]["real"] = {"n_films": next(row["films"] for row in rows if row["view"] == "all")} | {
             row["finding"].replace(" ", "_") if row["finding"] == "any finding" else row["finding"]: [
                 round(row[key], 3) for key in ("auroc", "low", "high")
