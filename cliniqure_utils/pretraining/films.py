@@ -17,8 +17,9 @@ from cliniqure_utils.cohort.plan import plan_patient
 from cliniqure_utils.cohort.report_text import write_report
 from cliniqure_utils.pretraining.simulation import WideBody, simulate_wide
 from cliniqure_utils.process import keep_freed_memory
-from cliniqure_utils.runs import atomic_path
+from cliniqure_utils.runs import atomic_path, write_json
 
+VERSION = 3  # raise when a change alters the films or what is true of them
 SEED = 190_001  # no cohort has it, so no patient of a cohort is among these
 SHARD = 50  # films in a file, all of one body
 SIZE = 192  # pixels
@@ -30,7 +31,7 @@ N_PHANTOMS = 12
 def simulate_films(
     folder: str | Path, anatomy_dir: str | Path, n_films: int, seed: int = SEED, n_jobs: int = -1
 ) -> int:
-    """Simulate the films that are missing in a folder.
+    """Simulate the films that are missing in a folder. Shards of another version or seed are made anew.
 
     Shards are made in their order, through joblib: inside `joblib.parallel_config(backend="dask")` a cluster makes
     them. The result depends on seed and number alone.
@@ -49,6 +50,11 @@ def simulate_films(
 
     folder, anatomy_dir = Path(folder), Path(anatomy_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    mark, made_by = folder / "films.json", {"version": VERSION, "seed": seed}
+    if not mark.is_file() or json.loads(mark.read_text(encoding="utf-8")) != made_by:
+        for old in folder.glob("*.npz"):
+            old.unlink()
+        write_json(mark, made_by)
     for kind in range(N_PHANTOMS + 1):
         body_path(anatomy_dir, kind)
     n_shards = -(-n_films // SHARD)

@@ -31,8 +31,8 @@ def even_grey(film: torch.Tensor, grey: str) -> torch.Tensor:
     Raises:
         ValueError: Another name.
 
-    Source: histogram equalisation (Hummel 1977, Computer Graphics and Image Processing 6:184-195); why for chest films:
-    Philipsen et al. 2015 (IEEE TMI 34:1965-1975, energy bands), which did less well here (BENCHMARKS.md).
+    Source: histogram equalisation (Hummel 1977, Computer Graphics and Image Processing 6:184-195). Another way for
+    chest films are energy bands (Philipsen et al. 2015, IEEE TMI 34:1965-1975), which are not built here.
     """
     check_grey(grey)
     if grey == "none":

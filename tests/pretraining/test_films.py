@@ -46,3 +46,15 @@ def test_the_body_of_the_phantom_test_set_is_not_among_the_bodies():
     used = {films.body_of(number) for number in range(200)}
     assert used == set(range(films.N_PHANTOMS + 1))
     assert {films.body_of(n) for n in range(200) if films.KINDS[n % len(films.KINDS)] != "phantom"} == {0}
+
+
+def test_shards_of_another_version_or_seed_are_made_anew(coarse, tmp_path, monkeypatch):
+    films.simulate_films(tmp_path / "new", coarse, 2, seed=6, n_jobs=1)
+    folder = tmp_path / "films"
+    for seed, version in ((5, films.VERSION), (6, films.VERSION), (6, films.VERSION + 1)):
+        monkeypatch.setattr(films, "VERSION", version)
+        path = films.shard_path(folder, 0)
+        before = path.stat().st_mtime_ns if path.is_file() else None
+        films.simulate_films(folder, coarse, 2, seed=seed, n_jobs=1)
+        assert path.stat().st_mtime_ns != before, "an old shard was kept"
+    assert content(folder, 0) == content(tmp_path / "new", 0)
