@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from cliniqure_utils.cohort.anatomy import Anatomy, average_depth
 from cliniqure_utils.cohort.organs import HEART
+from cliniqure_utils.vision.blur import wide_blur
 
 SOURCE_DISTANCE = 1800.0  # mm from X-ray tube to detector, the usual distance of a standing chest film
 AIR_GAP = 30.0  # mm between the body and the detector
@@ -421,19 +422,6 @@ def enlarge_film(image: np.ndarray, size: int) -> np.ndarray:
 
     tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None]
     return functional.interpolate(tensor, size=(size, size), mode="bicubic", align_corners=False)[0, 0].numpy()
-
-
-def wide_blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur with a large sigma, computed on every fourth pixel."""
-    import torch
-    from torch.nn import functional
-
-    factor = 4 if sigma > 6 else 1
-    tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None]
-    small = functional.avg_pool2d(tensor, factor, ceil_mode=True)[0, 0].numpy()
-    small = ndimage.gaussian_filter(small, sigma / factor, mode="nearest", truncate=3)
-    tensor = torch.from_numpy(small)[None, None]
-    return functional.interpolate(tensor, size=image.shape, mode="bilinear", align_corners=False)[0, 0].numpy()
 
 
 @lru_cache(maxsize=4)

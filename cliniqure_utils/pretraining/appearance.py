@@ -7,7 +7,7 @@ Gao et al. 2023, Nature Machine Intelligence 5:294-308).
 import numpy as np
 from scipy import ndimage
 
-from cliniqure_utils.cohort.projection import wide_blur
+from cliniqure_utils.vision.blur import wide_blur
 
 
 def change_appearance(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -26,8 +26,8 @@ from cliniqure_utils.cohort.projection import (
     draw_waves,
     enlarge_film,
     sigmoid,
-    wide_blur,
 )
+from cliniqure_utils.vision.blur import wide_blur
 
 GRID_SHARE = 0.65  # detector samples per pixel of the film
 SMALLER = 0.5  # the smallest lesions are half as large as the cohort's
