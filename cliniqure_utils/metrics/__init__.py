@@ -45,6 +45,7 @@ from cliniqure_utils.metrics.detection import (
 from cliniqure_utils.metrics.errors import FINDING_F1, RATES, error_rates, paired_error_difference, report_errors
 from cliniqure_utils.metrics.overlap import DEFINITIONS, box_overlap, check_iou_dice, with_no_finding_boxes
 from cliniqure_utils.metrics.text import (
+    all_the_same,
     finding_f1,
     finding_scores,
     meteor_exact_stem,
@@ -63,6 +64,7 @@ __all__ = [
     "FROC_POINTS",
     "MissingEncoder",
     "RATES",
+    "all_the_same",
     "always_one_class",
     "auroc",
     "average_precision",

@@ -19,7 +19,7 @@ def found_references(*, references, predictions, iou_threshold: float = 0.4) -> 
     Returns:
         (n_references,) bool, in the order of `references`; its mean is the recall of `box_scores`.
     """
-    known = checked_boxes(references, "references", None)
+    known = checked_boxes(references.assign(row=np.arange(len(references))), "references", None)
     drawn = checked_boxes(predictions, "predictions", None, need_score=True)
     found, rows_of = np.zeros(len(known), bool), known.groupby(["image_id", "class_name"]).indices
     corners, drawn_corners = known[BOX].to_numpy(), drawn[BOX].to_numpy()
@@ -28,7 +28,7 @@ def found_references(*, references, predictions, iou_threshold: float = 0.4) -> 
             here = rows_of[key]
             met = greedy_match(iou_matrix(drawn_corners[np.sort(rows)], corners[here]), iou_threshold)
             found[here[met[met >= 0]]] = True
-    return found
+    return found[np.argsort(known["row"])]
 
 
 def box_contrast(film: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cliniqure_utils.metrics.bootstrap import percentile_interval, resample_counts
-from cliniqure_utils.metrics.matching import Matches, checked_boxes
+from cliniqure_utils.metrics.matching import Matches, checked_boxes, film_names
 from cliniqure_utils.vocabulary import BOX
 
 # False positives per film at which LUNA16, and most work since, reads the curve.
@@ -160,14 +160,15 @@ def coco_map(*, references, predictions, image_ids) -> dict[str, float]:
         map/NAME and recall_100/NAME of each class with a reference. NaN without a reference box.
 
     Raises:
-        ValueError: As `mean_average_precision`.
+        ValueError: As `mean_average_precision`, or a film is there twice.
 
     Source: cocodataset.org, computed by pycocotools through torchmetrics.
     """
     import torch
     from torchmetrics.detection import MeanAveragePrecision
 
-    image_ids = [str(image_id) for image_id in image_ids]
+    # pycocotools lets boxes of equal score count in the order of films, so that order must always be the same.
+    image_ids = sorted(film_names(image_ids))
     tables = [
         checked_boxes(references, "references", image_ids),
         checked_boxes(predictions, "predictions", image_ids, True),

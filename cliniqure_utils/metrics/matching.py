@@ -18,7 +18,8 @@ _BLOCK = 4_000_000
 
 
 def checked_boxes(table: pd.DataFrame, name: str, image_ids, need_score: bool = False) -> pd.DataFrame:
-    """Checked copy without rows that have no coordinates; limited to image_ids; predictions sorted for matching."""
+    """Checked copy without rows that have no coordinates; limited to image_ids; sorted, so that no score depends on the
+    order of rows: best score first where there is one, then by place."""
     needed = ["image_id", "class_name", *BOX] + (["score"] if need_score else [])
     missing = [column for column in needed if column not in table.columns]
     if missing:
@@ -36,10 +37,16 @@ def checked_boxes(table: pd.DataFrame, name: str, image_ids, need_score: bool = 
             f"{name} hold a row that is not a box (a number is missing, or a maximum is below its minimum): {row}"
         )
     table = table.astype(dict.fromkeys(BOX, float))
-    if "score" in table.columns:
-        # Ties are broken by place, never by the order of rows.
-        return table.sort_values(["score", *BOX], ascending=[False, True, True, True, True], ignore_index=True)
-    return table.reset_index(drop=True)
+    score = ["score"] if "score" in table.columns else []
+    return table.sort_values([*score, *BOX], ascending=[False] * len(score) + [True] * 4, ignore_index=True)
+
+
+def film_names(image_ids) -> list[str]:
+    """Ids of films as text, in their order. Raises ValueError where one is there twice."""
+    names = [str(image_id) for image_id in image_ids]
+    if len(set(names)) != len(names):
+        raise ValueError("image_ids name an image twice")
+    return names
 
 
 def greedy_match(iou: np.ndarray, threshold: float) -> np.ndarray:
@@ -67,9 +74,7 @@ class Matches:
         if not 0 < iou_threshold <= 1:
             raise ValueError(f"iou_threshold must lie in (0, 1], got {iou_threshold}")
         if image_ids is not None:
-            image_ids = [str(image_id) for image_id in image_ids]
-            if len(set(image_ids)) != len(image_ids):
-                raise ValueError("image_ids name an image twice")
+            image_ids = film_names(image_ids)
         references = checked_boxes(references, "references", image_ids)
         predictions = checked_boxes(predictions, "predictions", image_ids, need_score=True)
         if image_ids is None:

@@ -6,7 +6,7 @@ import pandas as pd
 from cliniqure_utils.annotations import iou_matrix
 from cliniqure_utils.metrics.baselines import on_every_image
 from cliniqure_utils.metrics.bootstrap import percentile_interval, resample_counts
-from cliniqure_utils.metrics.matching import checked_boxes, greedy_match
+from cliniqure_utils.metrics.matching import checked_boxes, film_names, greedy_match
 from cliniqure_utils.ratios import ratio
 from cliniqure_utils.vocabulary import BOX, NO_FINDING
 
@@ -52,11 +52,11 @@ def box_overlap(
         n_resamples also iou_low, iou_high, dice_low, dice_high.
 
     Raises:
-        ValueError: Unknown definition, or image_sizes are needed and lack a film.
+        ValueError: Unknown definition, a film twice, or image_sizes are needed and lack a film.
     """
     if definition not in DEFINITIONS:
         raise ValueError(f"unknown definition {definition!r}; expected one of {', '.join(DEFINITIONS)}")
-    image_ids = [str(image_id) for image_id in image_ids]
+    image_ids = film_names(image_ids)
     tables = [checked_boxes(references, "references", image_ids), checked_boxes(predictions, "predictions", image_ids)]
     tables = [table[table.class_name != NO_FINDING] for table in tables]
     if with_no_finding:

@@ -38,7 +38,8 @@ def text_scores(*, references: Sequence[str], predictions: Sequence[str]) -> dic
     scores = {}
     for order in range(1, 5):
         bleu = BLEU(max_ngram_order=order, lowercase=True)
-        scores[f"bleu_{order}"] = bleu.corpus_score(predictions, [references]).score / 100
+        # The geometric mean of n times 1 comes out as 1.0000000000000004.
+        scores[f"bleu_{order}"] = min(bleu.corpus_score(predictions, [references]).score / 100, 1.0)
     scores["rouge_l"] = float(np.mean(rouge_l(references=references, predictions=predictions)))
     scores["meteor_exact_stem"] = float(np.mean(meteor_exact_stem(references=references, predictions=predictions)))
     return scores
@@ -155,6 +156,14 @@ def most_common_report(train_texts: Sequence[str]) -> str:
         raise ValueError("no training text to choose from")
     counts = pd.Series(list(train_texts)).value_counts()
     return sorted(counts[counts == counts.max()].index)[0]
+
+
+def all_the_same(texts: Sequence[str]) -> bool:
+    """Whether two films or more have one and the same text, case and blanks aside: then nobody looked at them.
+
+    No score shows it: on mostly normal films one normal text scores well.
+    """
+    return len(texts) > 1 and len({" ".join(text.lower().split()) for text in texts}) == 1
 
 
 # Longest first: "there is no" must not be read as "there is".

@@ -1,5 +1,7 @@
 """Scores of boxes: against loops written out, pycocotools, and resampled copies scored again."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -219,6 +221,42 @@ def test_coco_map_by_hand(boxes, random_boxes):
     assert found["map_50"] == pytest.approx(ours, abs=0.015), "101 recalls against all of them"
     nothing = metrics.coco_map(references=references.iloc[:0], predictions=predictions, image_ids=ids)
     assert np.isnan(nothing["map"])
+
+
+def test_no_score_depends_on_the_order_of_films_or_rows():
+    """With equal scores in different films, and boxes that overlap two references alike."""
+    rng = np.random.default_rng(3)
+    ids = [f"film{i}" for i in range(12)]
+
+    def table(n):
+        corner = rng.integers(0, 4, (n, 2)) * 5
+        frame = pd.DataFrame(np.c_[corner, corner + rng.integers(2, 4, (n, 2)) * 5], columns=BOX)
+        return frame.assign(image_id=rng.choice(ids, n), class_name=rng.choice(["A", "B"], n))
+
+    references, predictions = table(60), table(80)
+    predictions["score"] = rng.integers(1, 4, 80) / 4
+    without = predictions.drop(columns="score")
+    given = {"references": references, "predictions": predictions}
+
+    def all_scores(references, predictions, without, ids):
+        given = {"references": references, "predictions": predictions, "image_ids": ids}
+        found = metrics.coco_map(**given) | metrics.box_scores(**given) | metrics.froc(**given)[1]
+        found["map_40"], _ = metrics.mean_average_precision(**given)
+        found["cut"] = metrics.best_score_threshold(**given)
+        for definition in metrics.DEFINITIONS:
+            for name, said in (("", predictions), ("without a score ", without)):
+                overlap = metrics.box_overlap(**given | {"predictions": said}, definition=definition)
+                found |= {f"{name}{definition} {part}": value for part, value in overlap.items()}
+        return found
+
+    expected = all_scores(references, predictions, without, ids)
+    for seed in range(5):
+        mixed = [t.sample(frac=1, random_state=seed) for t in (references, predictions, without)]
+        order = np.random.default_rng(seed).permutation(len(ids))
+        assert all_scores(*mixed, [ids[i] for i in order]) == pytest.approx(expected, abs=1e-12)
+    for score in (metrics.coco_map, partial(metrics.box_overlap, definition="matched")):
+        with pytest.raises(ValueError, match="name an image twice"):
+            score(**given, image_ids=[*ids, ids[0]])
 
 
 def test_froc_by_hand(boxes):

@@ -21,6 +21,20 @@ def test_bleu_and_rouge_by_hand_and_asymmetry():
         metrics.text_scores(references=reference, predictions=["a", "b"])
 
 
+def test_no_score_of_texts_against_themselves_is_above_1():
+    text = "The heart size is normal. No pleural effusion or pneumothorax is seen."
+    for n in (1, 3, 20):
+        scores = metrics.text_scores(references=[text] * n, predictions=[text] * n)
+        assert [scores[f"bleu_{order}"] for order in range(1, 5)] == pytest.approx([1] * 4, abs=1e-12)
+        assert max(scores.values()) <= 1
+
+
+def test_reports_that_are_all_the_same_are_told():
+    assert metrics.all_the_same(["No  finding."] * 19 + ["no finding.\n"]) and metrics.all_the_same(["", ""])
+    assert not metrics.all_the_same(["No finding."] * 19 + ["No finding"])
+    assert not metrics.all_the_same(["No finding."]) and not metrics.all_the_same([])
+
+
 def test_meteor_equals_nltk_without_wordnet():
     """nltk's own call on the same words, with a WordNet that knows nothing and a stemmer that remembers nothing."""
     from nltk.stem.porter import PorterStemmer
