@@ -19,7 +19,7 @@ from cliniqure_utils.runs import atomic_path, write_json
 BATCH = 16  # films per task
 PNG_LEVEL = 1  # of compression: a sixth larger than Pillow's setting and several times as fast
 MAX_NAME = 230  # bytes: file systems take 255, and a temporary name is longer than the id
-CACHE_VERSION = 2  # part of the stamp of a cached film: raise it when the grey values change
+CACHE_VERSION = 3  # part of the stamp of a cached film: raise it when the grey values change
 
 
 def safe_name(image_id: str) -> bool:

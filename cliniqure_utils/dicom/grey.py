@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cliniqure_utils.dicom.header import UnreadableImage, get, integer, numbers
+from cliniqure_utils.dicom.header import UnreadableImage, get, numbers, padding_range
 from cliniqure_utils.dicom.shrink import GreyScale
 
 
@@ -25,7 +25,7 @@ def grey_scale(path: Path, data, stored: np.ndarray, percentiles, notes: list[st
         UnreadableImage: Every pixel is padding, or all have one value.
     """
     low, high = int(stored.min()), int(stored.max())
-    padding = _padding_range(data)
+    padding = padding_range(data)
     has_padding = padding is not None and padding[0] <= high and padding[1] >= low
     # Only these cases need counts: every other mapping is monotonic, so the lowest and the highest level suffice.
     counted = has_padding or percentiles is not None or get(data, "ModalityLUTSequence") is not None
@@ -94,15 +94,10 @@ def _percentiles(values: np.ndarray, counts: np.ndarray, percentiles) -> np.ndar
     return below + (above - below) * (rank - np.floor(rank))
 
 
-def _padding_range(data) -> tuple[int, int] | None:
-    value, limit = integer(data, "PixelPaddingValue"), integer(data, "PixelPaddingRangeLimit")
-    return None if value is None else tuple(sorted((value, value if limit is None else limit)))
-
-
 def keeps_under_averaging(data) -> bool:
     """True where grey values follow from the header alone, so that a film may be averaged before they are looked up."""
     tags = ("VOILUTSequence", "WindowCenter")
-    return any(get(data, name) for name in tags) and _padding_range(data) is None
+    return any(get(data, name) for name in tags) and padding_range(data) is None
 
 
 def _modality(data, levels: np.ndarray, notes: list[str]) -> np.ndarray:

@@ -109,6 +109,12 @@ def numbers(value) -> list[float]:
     return out
 
 
+def padding_range(data) -> tuple[int, int] | None:
+    """Lowest and highest stored value that is no part of the film; None where the header names none."""
+    value, limit = integer(data, "PixelPaddingValue"), integer(data, "PixelPaddingRangeLimit")
+    return None if value is None else tuple(sorted((value, value if limit is None else limit)))
+
+
 def read_header(path: str | Path) -> dict:
     """Facts from the header, without reading pixels; what the header does not say is None, never a guess.
 

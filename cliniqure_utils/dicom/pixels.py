@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cliniqure_utils.dicom.header import UnreadableImage, check_shape, get, integer
+from cliniqure_utils.dicom.header import UnreadableImage, check_shape, get, integer, padding_range
 
 RLE = "1.2.840.10008.1.2.5"
 JPEG_2000_PLUGIN = "pylibjpeg"
@@ -60,8 +60,10 @@ def decode_pixels(path: Path, data, notes: list[str], longest_side: int | None =
         return _stored_values(data, words.astype(words.dtype.newbyteorder("="), copy=False), notes), 0
     if integer(data, "HighBit") is None:
         data.HighBit = (integer(data, "BitsStored") or 8) - 1
-    if not syntax.is_encapsulated or syntax == RLE:
-        return _stored_values(data, _words(path, data, ""), notes) if syntax == RLE else _plain(path, data, notes), 0
+    if syntax == RLE or (not syntax.is_encapsulated and data.BitsAllocated == 8):
+        return _stored_values(data, _words(path, data, ""), notes), 0
+    if not syntax.is_encapsulated:
+        return _plain(path, data, notes), 0
     frame, found, plugin = _check_stream(path, data, rows, columns)
     if found["family"] == "JPEG" and not found["lossless"] and found["bits"] > 8:
         return _stored_values(data, _lossy_12_bits(path, data, frame, found), notes), 0
@@ -73,13 +75,11 @@ def decode_pixels(path: Path, data, notes: list[str], longest_side: int | None =
 
 
 def _plain(path: Path, data, notes: list[str], plugin: str = "") -> np.ndarray:
-    """Pixels as pydicom gives them: for uncompressed words of 1 and 8 bits, and for JPEG 2000, the only stream that
-    says itself whether values are signed; pydicom compares that with the header."""
+    """Pixels as pydicom gives them: for uncompressed pixels of 1 bit, and for JPEG 2000, the only stream that says
+    itself whether values are signed; pydicom compares that with the header."""
     pixels, _ = _decode(path, data, plugin)
     bits = integer(data, "BitsStored")
-    if bits and data.PixelRepresentation == 0 and pixels.max() >= 2**bits:
-        notes.append(f"pixels use more than the {bits} bits that the header announces")
-    return pixels
+    return _film_bits(data, pixels, bits, notes) if bits and bits < 8 * pixels.itemsize else pixels
 
 
 def _reduction(data, found: dict, longest_side: int | None) -> int:
@@ -132,7 +132,7 @@ def _decode(path: Path, data, plugin: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _words(path: Path, data, plugin: str) -> np.ndarray:
-    """Compressed film -> words as they were packed; which bits of them count is decided as for uncompressed files."""
+    """Words as they were packed, all bits of them; which bits count is decided as for uncompressed words."""
     word, names = data.BitsAllocated, ("BitsStored", "HighBit", "PixelRepresentation")
     given = [getattr(data, name) for name in names]
     data.BitsStored, data.HighBit, data.PixelRepresentation = word, word - 1, 0
@@ -255,28 +255,61 @@ def stream_facts(frame: bytes) -> dict | None:
         return None
 
 
-def _stored_values(data, pixels: np.ndarray, notes: list[str]) -> np.ndarray:
+def _stored_values(data, words: np.ndarray, notes: list[str]) -> np.ndarray:
     """Words (unsigned, BitsAllocated wide) to stored values.
 
     Not pydicom's `pixel_array`: it cuts the values to BitsStored, so that a header with too few bits, or one whose
     values lie in the upper bits of the word, silently turns the film into noise.
     """
-    word, signed = data.BitsAllocated, data.PixelRepresentation == 1
+    word = data.BitsAllocated
     bits = min(max(integer(data, "BitsStored") or word, 1), word)
     shift = min(max(integer(data, "HighBit") or 0, bits - 1), word - 1) + 1 - bits
-    if shift and not (pixels & (2**shift - 1)).any():
-        pixels = pixels >> shift  # early scanners kept the values in the upper bits
-    if signed:
-        above = pixels >> bits if bits < word else 0
-        if bits < word and not np.any(above):  # the sign is in the highest stored bit only
-            wide = pixels.astype(np.int32 if word < 32 else np.int64)
-            return (wide ^ (1 << (bits - 1))) - (1 << (bits - 1))
-        return pixels.view(f"i{word // 8}")
-    if bits < word and pixels.max() >= 2**bits:
-        if (0x6000, 0x0102) in data and (0x6000, 0x3000) not in data:
-            return pixels & (2**bits - 1)  # the unused bits hold an overlay drawing
+    if shift and (not (words & (2**shift - 1)).any() or words.max() >= 2**bits):
+        words = words >> shift  # early scanners kept the values in the upper bits
+    if data.PixelRepresentation != 1:
+        return _film_bits(data, words, bits, notes)
+    values = words.view(f"i{word // 8}")
+    if words.max() < 2**bits:  # the sign is in the highest stored bit only
+        return _low_bits(values, bits)
+    return _film_bits(data, values, bits, notes)
+
+
+def _low_bits(values: np.ndarray, bits: int) -> np.ndarray:
+    """The lowest bits of each value, the highest of them its sign where the type has one."""
+    unused = 8 * values.itemsize - bits
+    return values << unused >> unused
+
+
+def _film_bits(data, values: np.ndarray, bits: int, notes: list[str]) -> np.ndarray:
+    """Values of the film, where some need more than the announced bits (the padding value may).
+
+    Either the header announces too few bits, or the bits above are none of the film's: an overlay, or rubbish, which
+    PS3.5 section 8.1.1 allows. Where the upper part changes by one, neighbours tell: a film goes on smoothly, in the
+    first case from 4095 to 4096, in the second without regard to the upper part. A film of mere noise does neither; for
+    it, upper parts without a gap are taken as the film's.
+    """
+    low = _low_bits(values, bits)
+    padding = padding_range(data)
+    if padding is not None:
+        low = np.where((values >= padding[0]) & (values <= padding[1]), values, low)
+    if np.array_equal(low, values):
+        return values
+    wide = np.int64 if values.itemsize > 2 else np.int32
+    whole, low_wide = values.astype(wide), low.astype(wide)
+    upper = (whole - low_wide) >> bits
+    crossings = smooth = 0
+    for axis in (0, 1):
+        crossed = np.abs(np.diff(upper, axis=axis)) == 1
+        step, low_step = (np.abs(np.diff(v, axis=axis)[crossed]) for v in (whole, low_wide))
+        crossings += crossed.sum()
+        smooth += (step < low_step).sum()
+    found = np.unique(upper)
+    without_gap = found[-1] - found[0] < len(found)
+    if smooth > crossings / 2 or (without_gap and smooth > crossings / 16):
         notes.append(f"pixels use more than the {bits} bits that the header announces")
-    return pixels
+        return values
+    notes.append(f"bits above the {bits} that the header announces are set in places; they are no part of the film")
+    return low
 
 
 def _check_native(path: Path, data, raw: bytes, n_pixels: int, notes: list[str]) -> None:

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import (
-    ExplicitVRLittleEndian,
-)
+from pydicom.uid import ExplicitVRLittleEndian
 
 RAMP = np.linspace(0, 4095, 64 * 48).reshape(64, 48).astype(np.uint16)  # 12 bits, dark to bright
 
@@ -34,3 +32,26 @@ def write():
         return path
 
     return file
+
+
+@pytest.fixture(scope="session")
+def gdcm_compress():
+    """Function: path, target, gdcm's name of a transfer syntax -> target, with the film compressed."""
+
+    def compress(path, target, syntax):
+        gdcm = pytest.importorskip("gdcm")
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(path))
+        assert reader.Read()
+        changer = gdcm.ImageChangeTransferSyntax()
+        changer.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+        changer.SetInput(reader.GetImage())
+        assert changer.Change()
+        writer = gdcm.ImageWriter()
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(changer.GetOutput())
+        writer.SetFileName(str(target))
+        assert writer.Write()
+        return target
+
+    return compress

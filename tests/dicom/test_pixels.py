@@ -129,25 +129,8 @@ def test_run_length_data_with_more_rows_than_announced(write, tmp_path):
         dicom.load_cxr(path)
 
 
-def gdcm_compress(path, target, syntax):
-    gdcm = pytest.importorskip("gdcm")
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(path))
-    assert reader.Read()
-    changer = gdcm.ImageChangeTransferSyntax()
-    changer.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
-    changer.SetInput(reader.GetImage())
-    assert changer.Change()
-    writer = gdcm.ImageWriter()
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(changer.GetOutput())
-    writer.SetFileName(str(target))
-    assert writer.Write()
-    return target
-
-
 @pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1"])
-def test_lossless_jpeg(write, tmp_path, syntax):
+def test_lossless_jpeg(write, gdcm_compress, tmp_path, syntax):
     path = gdcm_compress(write(tmp_path / "a.dcm"), tmp_path / "b.dcm", syntax)
     assert "JPEG Lossless" in dicom.read_header(path)["transfer_syntax"]
     with warnings.catch_warnings():
