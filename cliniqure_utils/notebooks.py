@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cliniqure_utils.project import REPOSITORY, CannotStart
 from cliniqure_utils.record import parameters_of, read_record
+from cliniqure_utils.runs import STEPS
 
 LONGEST_LIST = 40  # names that a message lists; the notebook with most parameters has fewer
 
@@ -96,9 +97,19 @@ def nullable_parameters(source: str) -> frozenset[str]:
 
 
 def find_notebooks(folder: str | Path) -> list[Notebook]:
-    """The numbered notebooks of a folder, in order."""
+    """The numbered notebooks of a folder, in order.
+
+    A copy (`03_classify-Copy1`, `03_classify (1)`) is no step, and where all notebooks of the course lie nothing else
+    is one.
+
+    Raises:
+        CannotStart: There is none, or see `load_notebook`.
+    """
     folder = Path(folder)
-    paths = sorted(path for path in folder.glob("*.ipynb") if re.match(r"\d\d_", path.name))
+    paths = sorted(path for path in folder.glob("*.ipynb") if re.fullmatch(r"\d\d_\w+", path.stem))
+    course = [path for path in paths if path.stem in STEPS]
+    if len(course) == len(STEPS):
+        paths = course
     if not paths:
         raise CannotStart(f"no notebook named NN_name.ipynb in {folder}")
     return [load_notebook(path) for path in paths]
@@ -121,7 +132,7 @@ def read_profile(folder: str | Path, profile: str) -> dict[str, dict]:
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     path = Path(folder) / f"{profile}.yaml"
-    known = {"demo", *(found.stem for found in Path(folder).glob("*.yaml"))}
+    known = {"demo", *(found.stem for found in Path(folder).glob("[!.]*.yaml"))}
     if profile not in known:
         raise CannotStart(f"unknown profile {profile}: {nearest(profile, known)}")
     if not path.exists():

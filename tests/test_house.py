@@ -151,6 +151,13 @@ def test_nothing_happens_on_import():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_the_package_holds_modules_only():
+    """What a notebook depends on is known by the modules that it imports; a data file among them would not count."""
+    listed = subprocess.run(["git", "ls-files", PACKAGE], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    others = [name for name in listed if not name.endswith(".py")]
+    assert not others, "put it into data/: " + ", ".join(others)
+
+
 def test_a_folder_has_a_name_and_a_sentence():
     """Every folder and module says in its first line what it is for."""
     silent = [name for name, tree in TREES.items() if not ast.get_docstring(tree)]

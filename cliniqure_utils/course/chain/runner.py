@@ -158,12 +158,13 @@ class _Chain:
         self._look()
 
     def _look(self) -> None:
-        """Read run.json and what stands in the run folder."""
+        """Read run.json and what stands in the run folder; a file that no notebook has written counts for nothing."""
         self.record = self._read_record()
-        self.files = {
-            name: fingerprint.scan(self.run_dir / name, self.record["notebooks"].get(name, {}).get("outputs"))
-            for name in self.names
-        }
+        self.files = {}
+        for name in self.names:
+            recorded = self.record["notebooks"].get(name, {}).get("outputs", {})
+            present = fingerprint.scan(self.run_dir / name, recorded)
+            self.files[name] = {file: entry for file, entry in present.items() if file in recorded}
 
     def _seen_from_notebooks(self, path: Path) -> str:
         """Relative to the notebooks folder inside the project, so that run.json and the copies hold no private path."""
@@ -191,7 +192,7 @@ class _Chain:
         }
         return {
             "notebook": fingerprint.digest(notebook.code),
-            "package": fingerprint.digest(fingerprint.package_part(modules, self.package_dir)),
+            "package": fingerprint.digest(fingerprint.package_part(modules)),
             "parameters": fingerprint.digest(fingerprint.parameter_part(values, self.notebooks_dir)),
             "inputs": fingerprint.digest(
                 [inputs, fingerprint.table_part(notebook, modules, self.project / "data")],
@@ -229,10 +230,10 @@ class _Chain:
         if force:
             return Decision(True, "--force", False)
         recorded, present = entry.get("outputs", {}), self.files[notebook.name]
-        for name in sorted(recorded.keys() | present.keys()):
+        for name in sorted(recorded):
             if name not in present:
                 return Decision(True, f"its output {name} is gone", False)
-            if recorded.get(name, {}).get("sha256") != present[name]["sha256"]:
+            if recorded[name].get("sha256") != present[name]["sha256"]:
                 return Decision(True, f"its output {name} was changed", False)
         if not self.copy_of(notebook).is_file():
             return Decision(True, "its executed copy is gone", False)

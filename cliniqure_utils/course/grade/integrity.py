@@ -208,13 +208,17 @@ def usable_parameters(run: Run, name: str) -> dict:
 
 def check_chain(run: Run) -> Iterator[Check]:
     """Each notebook read the files that lie there now; said only where the package is the one that it was run with."""
-    files = {n.name: fingerprint.contents(fingerprint.scan(run.folder / n.name)) for n in run.notebooks}
+    files = {}
+    for notebook in run.notebooks:
+        present = fingerprint.contents(fingerprint.scan(run.folder / notebook.name))
+        recorded = run.entry(notebook.name).get("outputs", {})
+        files[notebook.name] = {file: sha256 for file, sha256 in present.items() if file in recorded}
     names = list(files)
     unknown = []
     for notebook in run.notebooks:
         parts = run.entry(notebook.name).get("parts", {})
         modules = fingerprint.imported_modules(notebook.code, run.package_dir)
-        if parts.get("package") != fingerprint.digest(fingerprint.package_part(modules, run.package_dir)):
+        if parts.get("package") != fingerprint.digest(fingerprint.package_part(modules)):
             unknown.append(notebook.name)
             continue
         inputs = {step: files[step] for step in fingerprint.earlier_steps(notebook, modules, names)}
