@@ -13,6 +13,14 @@ from cliniqure_utils.record import parameters_of, read_record
 from cliniqure_utils.runs import STEPS
 
 LONGEST_LIST = 40  # names that a message lists; the notebook with most parameters has fewer
+# Plain scalars of YAML 1.2's core schema that are not text.
+PLAIN_YAML = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(?:0|[1-9][0-9]*)",
+    "float": r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)\.[0-9]*|(?:0|[1-9][0-9]*)(?=[eE]))(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,14 @@ def read_profile(folder: str | Path, profile: str) -> dict[str, dict]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML keeps the last of two equal keys in silence; a profile may not."""
+        """Plain values as a reader takes them (YAML 1.2), and no key twice, of which YAML would keep the last.
+
+        PyYAML follows YAML 1.1: there 1e-4 and 9e-1 are text, 0012 is ten, 1:30 is ninety, and no, on and y are
+        booleans. Here a number is a number with or without an exponent, and what else is not true, false or null is
+        text.
+        """
+
+        yaml_implicit_resolvers = {}
 
     def mapping(loader, node, deep=False):
         seen = set()
@@ -131,6 +146,8 @@ def read_profile(folder: str | Path, profile: str) -> dict[str, dict]:
         return yaml.SafeLoader.construct_mapping(loader, node, deep)
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    for kind, pattern in PLAIN_YAML.items():
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(rf"(?:{pattern})\Z"), None)
     path = Path(folder) / f"{profile}.yaml"
     known = {"demo", *(found.stem for found in Path(folder).glob("[!.]*.yaml"))}
     if profile not in known:

@@ -507,9 +507,11 @@ def test_profiles_and_the_traps_of_yaml(project):
             resolve(notebooks, read_profile(profiles, "smoke"), {})
         return str(error.value)
 
-    assert refused("03_third:\n  image: 0012\n") == (
-        '03_third.image in the profile: expected text like "x", found 10 (put it in quotes)'
+    assert refused("03_third:\n  image: 12\n") == (
+        '03_third.image in the profile: expected text like "x", found 12 (put it in quotes)'
     )
+    assert refused('03_third: {factor: "1e-4"}').endswith('expected a number like 0.5, found "1e-4"')
+    assert refused("03_third: {factor: .nan}").endswith("expected a number like 0.5, found NaN")
     assert refused("03_third: {facter: 1}") == "unknown parameter 03_third.facter in the profile: did you mean factor?"
     assert refused("03_thrid: {factor: 1}") == "unknown notebook 03_thrid in the profile: did you mean 03_third?"
     assert refused("all: {sed: 1}").startswith("unknown parameter all.sed in the profile: did you mean seed?")
@@ -517,6 +519,24 @@ def test_profiles_and_the_traps_of_yaml(project):
     assert refused("all: [1\n").startswith("smoke.yaml, line 2: ")
     assert refused("all: 3\n") == "smoke.yaml: all: expected `parameter: value` lines, found 3"
     assert refused("all: {run_dir: x}").endswith("use --run-dir")
+
+
+@pytest.mark.parametrize(
+    "written, value",
+    [
+        ("9e-1", 0.9), ("1e-4", 1e-4), ("1E5", 1e5), ("-2.5e-3", -0.0025), (".5", 0.5), ("5.", 5.0), ("0.999", 0.999),
+        ("3", 3), ("-3", -3), ("0", 0), ("true", True), ("False", False), ("null", None), ("~", None), ("", None),
+        ("0012", "0012"), ("1:30", "1:30"), ("1_000", "1_000"), ("no", "no"), ("on", "on"), ("2024-1-1", "2024-1-1"),
+        ("0x10", "0x10"), ("'1e3'", "1e3"), ('"true"', "true"), ("a b", "a b"),
+    ],
+)  # fmt: skip
+def test_a_profile_gives_a_parameter_without_a_default_what_is_written(project, written, value):
+    """By YAML 1.2, as a reader takes it; the second value is what a parameter `n = None` gets."""
+    write_notebook(project / "03_third.ipynb", PARAMETERS + "n = None  # anything\n", "x = 1")
+    (project / "profiles").mkdir()
+    (project / "profiles" / "smoke.yaml").write_text(f"03_third:\n  n: {written}\n")
+    got = resolve(find_notebooks(project), read_profile(project / "profiles", "smoke"), {})["03_third"]["n"]
+    assert got == value and type(got) is type(value)
 
 
 def test_the_parameters_cell_holds_literals_only(tmp_path):

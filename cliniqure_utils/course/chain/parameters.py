@@ -1,7 +1,7 @@
 """The parameters of a run, and the strict check that runs before anything else does.
 
-papermill only warns about an unknown name, and takes any type; YAML reads `1e-4` as text and `0012` as 10. Here a
-name must exist and a value must have the type of the notebook's default, or nothing runs.
+papermill only warns about an unknown name, and takes any type. Here a name must exist and a value must have the type
+of the notebook's default, or nothing runs.
 """
 
 import ast
@@ -119,11 +119,6 @@ def coerce(value, default, where: str, from_text: bool = False, nullable: bool =
         if isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
             return value
     elif kind is float:
-        if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
-            try:
-                value = float(value)
-            except ValueError:
-                raise _wrong(value, default, where) from None
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     elif kind is list and isinstance(value, list):
