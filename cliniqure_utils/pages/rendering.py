@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from cliniqure_utils.pages import templates
 from cliniqure_utils.vocabulary import DISCLAIMER
@@ -50,10 +51,10 @@ def figure_png(figure, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
-def pixels_png(pixels: np.ndarray) -> bytes:
-    """uint8 (height, width, 3) as PNG, the same pixels."""
+def pixels_png(pixels: np.ndarray, texts: PngInfo) -> bytes:
+    """uint8 (height, width, 3) as PNG, the same pixels, with texts of its own beside them."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True, pnginfo=texts)
     return buffer.getvalue()
 
 

@@ -240,9 +240,12 @@ td.said { font-weight: 600; }
 <th scope="col">Said</th></tr></thead><tbody>
 {% for finding in report.findings | sort(attribute="probability", reverse=true) %}
 <tr><td>{{ finding.name }}</td><td>{{ "%.2f" | format(finding.probability) }}</td>
-<td>{{ "%.2f" | format(finding.threshold) }}</td><td class="said">{{ "yes" if finding.present else "no" }}</td></tr>
+<td>{{ "%.2f" | format(finding.threshold) }}</td><td class="said">{{ "yes" if finding.said else "no" }}
+{{- ", by the detector" if finding.detected and not finding.present }}</td></tr>
 {% endfor %}
 </tbody></table>
+<p class="soft">The report says a finding whose probability reaches the number beside it, or that the detector has
+boxed; it says "No finding" where there is none.</p>
 </div>
 <div>
 <h2>Facts: what the models found</h2>
@@ -272,12 +275,10 @@ td.said { font-weight: 600; }
 <dl>
 <dt>File</dt><dd>{{ report.source }}, {{ report.film.columns }} x {{ report.film.rows }} pixels</dd>
 <dt>View</dt><dd>{{ report.film.view or "not said in the file; taken as a frontal chest film" }}</dd>
-<dt>Age and sex</dt><dd>{{ "%.0f years" | format(report.film.age_years) if report.film.age_years is not none
-  else "age not given" }}, {{ {"F": "female", "M": "male"}.get(report.film.sex, "sex not given") }}</dd>
+<dt>Age and sex</dt><dd>{{ age }}, {{ {"F": "female", "M": "male"}.get(report.film.sex, "sex not given") }}</dd>
 <dt>Symptoms</dt><dd>{{ report.symptoms or "none given" }}</dd>
 {% for note in report.film.notes %}<dt>Note</dt><dd>{{ note }}</dd>{% endfor %}
-<dt>Models of</dt><dd>run {{ report.made_by.run }}{{ ", profile " ~ profile if profile }}
-{{ ", language model " ~ report.made_by.language_model if report.made_by.language_model }}</dd>
+{% for words, value in origin.items() %}<dt>{{ words }}</dt><dd>{{ value }}</dd>{% endfor %}
 {% for words, name in files.items() %}<dt>{{ words }}</dt>
 <dd><a href="{{ name | urlencode }}">{{ name }}</a></dd>{% endfor %}
 </dl>
@@ -298,7 +299,7 @@ td.film-picture { width: 8.5rem; }
 {% if learnt_from %}<p>{{ learnt_from }}</p>{% endif %}
 {% endblock %}
 {% block content %}
-<p class="soft">Models of run {{ run }}. {{ "A language model wrote prose; each sentence is checked on the film's page."
+<p class="soft">{{ "A language model wrote prose; each sentence is checked on the film's page."
   if with_llm else "Facts only, no language model." }}</p>
 {% if rows %}
 <table><thead><tr><th scope="col">Film</th><th scope="col">Name</th><th scope="col">Said by the models</th></tr></thead>
@@ -319,5 +320,7 @@ td.film-picture { width: 8.5rem; }
 {% for row in rejected %}<tr><td>{{ row.source }}</td><td>{{ row.reason }}</td></tr>{% endfor %}
 </tbody></table>
 {% endif %}
+<h2>What made these reports</h2>
+<dl>{% for words, value in origin.items() %}<dt>{{ words }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 {% endblock %}
 """

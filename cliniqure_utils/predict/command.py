@@ -2,15 +2,20 @@
 
 import contextlib
 import dataclasses
+import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cliniqure_utils import dicom
 from cliniqure_utils.predict.files import write_film, write_index
-from cliniqure_utils.predict.films import check_models, stream_films
-from cliniqure_utils.predict.inputs import find_films
-from cliniqure_utils.predict.writing import RunSettings, Writer, build_report, evidence_of, read_settings, read_symptoms
+from cliniqure_utils.predict.films import NEEDED, check_models, in_one_line, stream_films
+from cliniqure_utils.predict.folders import find_films
+from cliniqure_utils.predict.names import printable, report_names, shown_names
+from cliniqure_utils.predict.provenance import provenance
+from cliniqure_utils.predict.symptoms import read_symptoms
+from cliniqure_utils.predict.writing import RunSettings, Writer, build_report, evidence_of, read_settings
 from cliniqure_utils.process import keep_freed_memory
 from cliniqure_utils.project import CannotStart, MissingWeights
 from cliniqure_utils.vocabulary import CLASSES
@@ -30,17 +35,17 @@ def predict(
     n_jobs: int | None = None,
     dask: str | None = None,
     eyes: str | None = None,
-    echo: Callable[[str], None] = print,
 ) -> tuple[int, int]:
     """Write for each film a page, its data as JSON, the overlay as PNG and DICOM, and a DICOM structured report.
 
-    Beside them index.html lists the films, and rejected.csv the files that were not read, each with the reason.
+    Beside them index.html lists the films, and rejected.csv the files that were not read, each with the reason. Both
+    are written even when the call ends early. What one film is at fault for ends no other's report.
 
     Args:
         inputs: Files and folders.
         run_dir: A finished run, such as outputs/demo.
         out_dir: Made when missing; files of an earlier call with the same names are replaced.
-        symptoms: For every film; symptoms_csv: with the columns image_id and symptoms, for those it names.
+        symptoms: For every film; symptoms_csv: a table for those it names (`symptoms.read_symptoms`).
         use_llm: Let the run's language model write prose; else facts only.
         device: "auto", "cpu", "cuda" or "mps".
         n_jobs: Films at a time. Default: 1, or one per worker of the Dask cluster.
@@ -65,55 +70,84 @@ def predict(
         raise CannotStart(f"--out {out_dir} is a file; expected a folder")
     inputs = [Path(entry).absolute() if dask else Path(entry) for entry in inputs]  # a worker has a folder of its own
     _check_device(device)
-    paths, passed = find_films(inputs, out_dir)
+    paths, unread, passed = find_films(inputs, out_dir)
     check_models(run_dir)
     settings = read_settings(run_dir)
     if eyes:
         settings = _with_eyes(settings, eyes)
     if any(entry.is_dir() and entry.resolve() == out_dir.resolve() for entry in inputs):
         raise CannotStart(f"--out {out_dir} is one of the folders with films; choose another")
-    texts = read_symptoms(symptoms_csv) if symptoms_csv else {}
-    if not paths:
+    texts, unknown = read_symptoms(symptoms_csv, paths) if symptoms_csv else ({}, [])
+    if not paths and not unread:
         raise CannotStart(f"no DICOM, PNG or JPEG file in {', '.join(map(str, inputs))}")
     if passed:
-        echo(f"{_count(passed, 'other file')} passed over")
-
-    names = _names(paths)
-    unknown = sorted(set(texts) - {dicom.image_id_of(path) for path in paths})
+        tell(f"{_count(passed, 'other file')} passed over")
     if unknown:
-        echo(f"note: {len(unknown)} rows with symptoms name no film here, the first {unknown[0]}")
+        tell(f"note: {len(unknown)} rows with symptoms name no film here, the first {printable(unknown[0])}")
     writer = None
     if use_llm:
         try:
             writer = Writer(run_dir, settings, device)
         except MissingWeights as error:
             raise CannotStart(f"{error}; or give --no-llm for the facts alone") from None
+    weights = [name for name in NEEDED if name.endswith(".safetensors")]
+    weights += [writer.adapter] if writer and writer.adapter else []
+    settings = dataclasses.replace(settings, provenance=provenance(run_dir, weights))
     out_dir.mkdir(parents=True, exist_ok=True)
 
+    names, shown = report_names(paths), shown_names([*paths, *(path for path, _ in unread)])
     rows, rejected = [], []
-    with _workers(dask, n_jobs) as n_jobs:
-        step = CHUNK * n_jobs
-        for first in range(0, len(paths), step):
-            films = []
-            for path, film, reason in stream_films(paths[first : first + step], run_dir, device, n_jobs, eyes):
-                if film is None:
-                    image_id = dicom.image_id_of(path)
-                    rejected.append({"source": path.name, "row": "", "image_id": image_id, "reason": reason})
-                    echo(f"not read: {reason}")
-                else:
-                    films.append((path, film))
-            grounds = [evidence_of(film, settings, texts.get(film["image_id"], symptoms)) for _, film in films]
-            prose = writer.write(grounds) if writer and films else [(None, 0)] * len(films)
-            for (path, film), evidence, (text, left_out) in zip(films, grounds, prose, strict=True):
-                report = build_report(film, evidence, settings, text, left_out)
-                rows.append(write_film(report, film, names[path], out_dir))
-                doubt = " (unlike the films that the models know)" if film["unfamiliar"] else ""
-                echo(f"{path.name}: {', '.join(rows[-1]['findings']) or 'no finding'}{doubt}")
-    write_index(out_dir, rows, rejected, settings, writer is not None)
+
+    def refuse(path: Path, reason: str) -> None:
+        said = f"{shown[path]}: {printable(reason.removeprefix(f'{path.name}: '))}"
+        image_id = printable(dicom.image_id_of(path))
+        rejected.append({"source": shown[path], "row": "", "image_id": image_id, "reason": said})
+        tell(f"not read: {said}")
+
+    try:
+        for path, reason in unread:
+            refuse(path, reason)
+        with _workers(dask, n_jobs) as n_jobs:
+            step = CHUNK * n_jobs
+            for first in range(0, len(paths), step):
+                films = []
+                for path, film, reason in stream_films(paths[first : first + step], run_dir, device, n_jobs, eyes):
+                    if film is None:
+                        refuse(path, reason)
+                    else:
+                        film["source"] = shown[path]
+                        films.append((path, film))
+                grounds = [evidence_of(film, settings, texts.get(path, symptoms)) for path, film in films]
+                prose = writer.write(grounds) if writer and films else [(None, 0)] * len(films)
+                for (path, film), evidence, (text, left_out) in zip(films, grounds, prose, strict=True):
+                    try:
+                        given = texts.get(path, symptoms)
+                        report = build_report(film, evidence, settings, text, left_out, given)
+                        row = write_film(report, film, names[path], out_dir)
+                    except OSError:  # the folder of the reports is at fault, not the film
+                        raise
+                    except Exception as error:
+                        refuse(path, f"its report cannot be written ({in_one_line(error)})")
+                        continue
+                    rows.append(row)
+                    doubt = " (unlike the films that the models know)" if row["warning"] else ""
+                    tell(f"{shown[path]}: {', '.join(row['findings']) or 'no finding'}{doubt}")
+    finally:
+        write_index(out_dir, rows, rejected, settings, writer is not None)
     seconds = time.monotonic() - began
     counted = f"{_count(len(rows), 'report')}, {_count(len(rejected), 'file')} not read"
-    echo(f"{counted}, {seconds:.0f} s: {out_dir / 'index.html'}")
+    tell(f"{counted}, {seconds:.0f} s: {printable(str(out_dir / 'index.html'))}")
     return len(rows), len(rejected)
+
+
+def tell(line: str) -> None:
+    """Print a line. Where nobody reads on (`| head -1`) or nothing can be written, the work goes on without a word."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # else Python fails once more when it ends
+        os.close(nowhere)
 
 
 def _with_eyes(settings: RunSettings, eyes: str) -> RunSettings:
@@ -168,17 +202,3 @@ def _check_device(device: str) -> None:
         raise CannotStart(f"unknown device {device}: expected auto, cpu, cuda or mps")
     if not here[kind]:
         raise CannotStart(f"there is no device {device} on this machine; --device auto takes the best there is")
-
-
-def _names(paths: list[Path]) -> dict[Path, str]:
-    """A file name for each film: its own without the extension, made safe, and different from the others'."""
-    names: dict[Path, str] = {}
-    taken = {"index", "rejected"}
-    for number, path in enumerate(paths, start=1):
-        name = dicom.image_id_of(path)
-        name = name if dicom.safe_name(name) and len(name.encode()) < 200 else f"film_{number:04d}"
-        while name.lower() in taken:  # some file systems do not tell capitals apart
-            name = f"{name}_{number:04d}"
-        taken.add(name.lower())
-        names[path] = name
-    return names

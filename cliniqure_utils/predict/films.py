@@ -5,10 +5,15 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from cliniqure_utils.dicom import UnreadableImage, image_id_of
 from cliniqure_utils.dicom.archive import run_guarded, small_film
+from cliniqure_utils.dicom.header import is_picture
 from cliniqure_utils.notebooks import ran_with
 from cliniqure_utils.predict.inputs import frontal_view, refusal
+from cliniqure_utils.predict.names import printable
 from cliniqure_utils.process import keep_freed_memory, resolve_device
 from cliniqure_utils.project import require
 
@@ -20,6 +25,8 @@ NEEDED = (
     "04_crude_report/model.safetensors",
 )
 SHOWN_SIDE = 1024  # pixels: longest side of the film in overlays
+SMALLEST_SIDE = 32  # pixels: a shorter longest side shows no chest
+FEWEST_GREYS = 16  # of a film; real ones have hundreds
 OLDEST = 89  # years: a higher age, on its own, can tell who somebody is
 
 
@@ -39,9 +46,9 @@ def stream_films(
         (path, film, None), or (path, None, reason) for a file that is not read, in the order of the paths. film is a
         dict: source, image_id, rows, columns, view, age_years (None above 89), sex, notes, probabilities (15 classes,
         calibrated; with `eyes` those that they know, as they say them), beside (what `eyes` say that is none of the
-        15), unfamiliar (unlike the films that the run's models know; None where the run cannot tell), boxes
-        (DataFrame in the form of predictions.csv), crude_report, shown (uint8, longest side at most 1024),
-        key (of the file's content).
+        15), unfamiliar (unlike the films that the run's models know; None where the run cannot tell), few_greys
+        (`has_few_greys`), boxes (DataFrame in the form of predictions.csv), crude_report, shown (uint8, longest side at
+        most 1024), key (of the file's content).
 
     Raises:
         MissingInput: The run lacks a model; the message names the notebook that makes it.
@@ -76,24 +83,38 @@ def _models(run_dir: Path, made: tuple, device: str, eyes: str | None):
     return RunModels(run_dir, device), reporter, options, load_xrv(eyes).to(device) if eyes else None
 
 
+def in_one_line(error: Exception) -> str:
+    """Kind and text of an unforeseen error, for the table of rejected files."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
 def _describe(path: Path, run_dir: Path, made: tuple, device: str, eyes: str | None):
     """One film: (path, what the models say, None) or (path, None, why not)."""
-    from cliniqure_utils import cmn
-
+    models = _models(run_dir, made, device, eyes)  # a run's fault is not a film's
     try:
         reason = refusal(path)
-        if reason is not None:
-            return path, None, reason
-        models, reporter, options, others = _models(run_dir, made, device, eyes)
-        pixels, facts, notes = small_film(path, models.cache_size)
-        shown, _, _ = small_film(path, SHOWN_SIDE)
+        return (path, _said_of(path, models), None) if reason is None else (path, None, reason)
     except UnreadableImage as error:
         return path, None, str(error)
-    image_id = image_id_of(path)
+    except Exception as error:  # whatever one film does to a decoder or a network, the others go on
+        return path, None, f"{path.name}: cannot be read ({in_one_line(error)})"
+
+
+def _said_of(path: Path, models: tuple) -> dict:
+    """What the models say of a film that its header allows."""
+    from cliniqure_utils import cmn
+
+    eyes, reporter, options, others = models
+    pixels, facts, notes = small_film(path, eyes.cache_size)
+    if max(facts["rows"], facts["columns"]) < SMALLEST_SIDE:
+        size = f"{facts['columns']} x {facts['rows']} pixels"
+        raise UnreadableImage(f"{path.name}: {size}; expected a film of at least {SMALLEST_SIDE}")
+    shown, _, _ = small_film(path, SHOWN_SIDE)
+    image_id = printable(image_id_of(path))
     size = (facts["columns"], facts["rows"])
-    table, boxes = models.answer([image_id], [pixels], {image_id: size})
+    table, boxes = eyes.answer([image_id], [pixels], {image_id: size})
     probabilities = table.drop(columns="image_id").iloc[0].to_dict()
-    strangeness = models.strangeness([pixels])
+    strangeness = eyes.strangeness([pixels])
     beside = {}
     if others:
         probabilities, asked = others.ask(shown)
@@ -101,10 +122,11 @@ def _describe(path: Path, run_dir: Path, made: tuple, device: str, eyes: str | N
         if beside:
             said = ", ".join(f"{name} ({value:.2f})" for name, value in beside.items())
             notes = [*notes, f"torchxrayvision's network also says what is no finding of this project: {said}"]
+    device = next(reporter.parameters()).device
     ids = reporter.generate(cmn.model_input(reporter, pixels).to(device), **options)[0]
     age = facts["age_years"]
-    described = {
-        "source": path.name,
+    return {
+        "source": printable(path.name),
         "image_id": image_id,
         "rows": facts["rows"],
         "columns": facts["columns"],
@@ -115,9 +137,22 @@ def _describe(path: Path, run_dir: Path, made: tuple, device: str, eyes: str | N
         "probabilities": probabilities,
         "beside": list(beside),
         "unfamiliar": None if strangeness is None else bool(strangeness[0] > 1),
+        "few_greys": has_few_greys(path, shown),
         "boxes": boxes,
         "crude_report": cmn.to_prose(reporter.tokenizer.decode(ids.tolist())),
         "shown": shown,
         "key": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    return path, described, None
+
+
+def has_few_greys(path: Path, shown: np.ndarray) -> bool:
+    """Whether a picture has fewer than `FEWEST_GREYS` grey values: a mask, a drawing or a fax of a film, no film.
+
+    Args:
+        path: Its file; of a PNG or JPEG its own pixels are counted, since smaller ones hold values in between.
+        shown: uint8 (height, width), the film made smaller.
+    """
+    if not is_picture(path):
+        return len(np.unique(shown)) < FEWEST_GREYS
+    with Image.open(path) as image:
+        return image.getcolors(FEWEST_GREYS - 1) is not None

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from cliniqure_utils.pages import data_url, render
 from cliniqure_utils.pages.templates import FILM, FILMS
 from cliniqure_utils.predict.writing import RunSettings
-from cliniqure_utils.reports import MARKS
+from cliniqure_utils.reports import MARKS, age_in_words
 
 STATUS_WORDS = {
     "supported": "agrees with the classifier or the detector",
@@ -24,7 +24,6 @@ def film_page(report: Mapping, overlay: bytes, files: Mapping[str, str]) -> str:
         files: What else was written: words -> file name beside the page.
     """
     boxes = [f"{box['class_name']}, {_place(box)}" for box in report["boxes"]]
-    profile = report["made_by"]["profile"]
     return render(
         FILM,
         f"Chest film {report['image_id']}",
@@ -34,7 +33,8 @@ def film_page(report: Mapping, overlay: bytes, files: Mapping[str, str]) -> str:
         files=files,
         marks=MARKS,
         status_words=STATUS_WORDS,
-        profile=" and ".join(profile) if isinstance(profile, list) else profile,
+        age=age_in_words(report["film"]["age_years"]) or "age not given",
+        origin=_origin(report["made_by"]),
     )
 
 
@@ -53,10 +53,24 @@ def index_page(rows: Sequence[Mapping], rejected: Sequence[Mapping], settings: R
         title,
         rows=rows,
         rejected=rejected,
-        run=settings.name,
+        origin=_origin(settings.made_by(with_prose=with_llm)),
         with_llm=with_llm,
         learnt_from=settings.learnt_from,
     )
+
+
+def _origin(made_by: Mapping) -> dict[str, str]:
+    """What made a report, in words."""
+    profile = made_by["profile"]
+    profile = " and ".join(profile) if isinstance(profile, list) else profile
+    started = f", begun {made_by['run_started']}" if made_by["run_started"] else ""
+    model = made_by["language_model"]
+    return {
+        "Made": f"{made_by['made']} by {made_by['program']}, commit {made_by['commit'] or 'not known'}",
+        "Models of": f"run {made_by['run']}{started}{f', profile {profile}' if profile else ''}"
+        f"{f', language model {model}' if model else ''}",
+        "Weights (SHA-256)": ", ".join(f"{name} {digest[:12]}" for name, digest in made_by["weights"].items()),
+    }
 
 
 def _place(box: Mapping) -> str:

@@ -2,18 +2,31 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from cliniqure_utils import pretrained
 from cliniqure_utils.notebooks import ran_with
-from cliniqure_utils.project import REPOSITORY, CannotStart, MissingWeights, require
+from cliniqure_utils.project import REPOSITORY, MissingWeights, require
 from cliniqure_utils.record import read_record
-from cliniqure_utils.reports import Evidence, assemble_report, build_prompt, gather_evidence, load_knowledge
-from cliniqure_utils.vocabulary import BOX, CLASSES, DISCLAIMER
+from cliniqure_utils.reports import (
+    FIELD_LIMIT,
+    SYMPTOMS_LIMIT,
+    Evidence,
+    assemble_report,
+    build_prompt,
+    clean_field,
+    gather_evidence,
+    load_knowledge,
+)
+from cliniqure_utils.vocabulary import BOX, CLASSES, DISCLAIMER, NO_FINDING
 
+FEW_GREYS = (
+    "This picture has only a few grey values, where a chest film has hundreds: what the models say about it is worth "
+    "even less."
+)
 UNFAMILIAR = (
     "This film looks unlike the films that the run's models know (is it a frontal chest film, upright, with bright "
     "bones?): what they say about it is worth even less."
@@ -36,7 +49,9 @@ class RunSettings:
         simulated: The models were trained on simulated films.
         on_real_films: What the pretrained eyes that the run started from reached on films of patients: any_finding
             (AUROC, low, high), n_films, from pretrained.json; None where that is not known.
+        started: When the run began, from run.json; None where all notebooks were run by hand.
         eyes: What classified instead of the run's classifier; None for that. left_out: Findings that they do not know.
+        provenance: Of `provenance.provenance`.
     """
 
     name: str
@@ -53,8 +68,10 @@ class RunSettings:
     knowledge: pd.DataFrame
     simulated: bool
     on_real_films: Mapping | None = None
+    started: str | None = None
     eyes: str | None = None
     left_out: tuple[str, ...] = ()
+    provenance: Mapping = field(default_factory=dict)
 
     @property
     def learnt_from(self) -> str:
@@ -73,6 +90,22 @@ class RunSettings:
             f"patients. It was not asked about {', '.join(self.left_out)}, which it does not know. Boxes and crude "
             f"report are still of the run's own models{', ' + simulated if self.simulated else ''}."
         )
+
+    def made_by(self, with_prose: bool) -> dict:
+        """What made a report, as plain values."""
+        return {
+            **self.provenance,
+            "run": self.name,
+            "run_started": self.started,
+            "profile": self.profile,
+            "seed": self.seed,
+            "simulated": self.simulated,
+            "learnt_from": self.learnt_from,
+            "eyes": self.eyes,
+            "left_out": list(self.left_out),
+            "language_model": self.base_model if with_prose else None,
+            "box_threshold": self.box_threshold,
+        }
 
 
 def read_settings(run_dir: str | Path) -> RunSettings:
@@ -93,6 +126,7 @@ def read_settings(run_dir: str | Path) -> RunSettings:
         name=run_dir.resolve().name,
         profile=record.get("profile"),
         seed=record.get("seed"),
+        started=record.get("started"),
         thresholds=_read_json(run_dir, "03_classify/thresholds.json"),
         box_threshold=box_threshold,
         system=ran_with(run_dir, "07_evaluate")["report_system"],
@@ -126,29 +160,11 @@ def _read_json(run_dir: Path, name: str):
     return json.loads(require(run_dir, name).read_text(encoding="utf-8"))
 
 
-def read_symptoms(path: str | Path) -> dict[str, str]:
-    """A CSV with the columns image_id and symptoms -> {image id: text}. An image id is a file name without extension.
-
-    Raises:
-        CannotStart: No such file, other columns, or an image id with two texts.
-    """
-    path = Path(path)
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise CannotStart(f"the symptoms in {path} cannot be read: {error}") from None
-    missing = {"image_id", "symptoms"} - set(table.columns)
-    if missing:
-        raise CannotStart(f"{path.name}: expected columns image_id and symptoms, found {', '.join(table.columns)}")
-    table = table.drop_duplicates()
-    twice = table.image_id[table.image_id.duplicated()]
-    if len(twice):
-        raise CannotStart(f"{path.name}: {twice.iloc[0]} is there twice, with two texts")
-    return dict(zip(table.image_id, table.symptoms, strict=True))
-
-
 class Writer:
     """The run's language model, loaded once.
+
+    Attributes:
+        adapter: File of its weights below the run folder; None for the base model.
 
     Raises:
         MissingWeights: The base model or the adapter is not here.
@@ -160,8 +176,11 @@ class Writer:
         from cliniqure_utils.writer.base_model import load_base
 
         model, self.tokenizer, _ = load_base(settings.base_model, settings.models_dir)
+        self.adapter = None
         if settings.system != "base":
-            model = lora.load_adapter(model, Path(run_dir) / "05_finetune_llm" / "adapter" / settings.system)
+            folder = f"05_finetune_llm/adapter/{settings.system}"
+            model = lora.load_adapter(model, Path(run_dir) / folder)
+            self.adapter = f"{folder}/adapter_model.safetensors"
         self.model = model.to(resolve_device(device))
         self.settings = settings
 
@@ -193,17 +212,23 @@ def evidence_of(film: Mapping, settings: RunSettings, symptoms: str = "") -> Evi
 
 
 def build_report(
-    film: Mapping, evidence: Evidence, settings: RunSettings, prose: str | None, left_out: int = 0
+    film: Mapping, evidence: Evidence, settings: RunSettings, prose: str | None, left_out: int = 0, symptoms: str = ""
 ) -> dict:
     """Everything about one film as plain values, ready for JSON.
+
+    Of each finding: present (the classifier's probability reaches its threshold), detected (it has a box), said (the
+    report says so: either of them; "No finding" where there is none).
 
     Args:
         prose: What the language model wrote; None for a report of the facts alone.
         left_out: Findings and boxes that did not fit into the prompt.
+        symptoms: As they were given; a note says how much of them is left out.
     """
     system = "template" if prose is None else settings.system
     report = assemble_report(evidence, prose or "", settings.knowledge, system)
     age = film["age_years"]
+    boxed = {name for name, _, _ in evidence.boxes}
+    doubts = [sentence for key, sentence in (("few_greys", FEW_GREYS), ("unfamiliar", UNFAMILIAR)) if film[key]]
     return {
         "disclaimer": DISCLAIMER,
         "image_id": film["image_id"],
@@ -214,9 +239,9 @@ def build_report(
             "view": film["view"],
             "age_years": None if age is None or age != age else age,
             "sex": film["sex"],
-            "notes": list(film["notes"]),
+            "notes": [*film["notes"], *_symptoms_notes(symptoms, with_prose=prose is not None)],
             "unfamiliar": film["unfamiliar"],
-            "warning": UNFAMILIAR if film["unfamiliar"] else "",
+            "warning": " ".join(doubts),
         },
         "symptoms": evidence.symptoms,
         "findings": [
@@ -225,6 +250,8 @@ def build_report(
                 "probability": film["probabilities"][name],
                 "threshold": float(settings.thresholds[name]),
                 "present": bool(film["probabilities"][name] >= settings.thresholds[name]),
+                "detected": name in boxed,
+                "said": name in evidence.present or (name == NO_FINDING and not evidence.present),
             }
             for name in CLASSES
             if name not in settings.left_out
@@ -235,15 +262,15 @@ def build_report(
         ],
         "crude_report": film["crude_report"],
         "report": {"system": system, "text": report["text"], "left_out_of_prompt": left_out, **report["sections"]},
-        "made_by": {
-            "run": settings.name,
-            "profile": settings.profile,
-            "seed": settings.seed,
-            "simulated": settings.simulated,
-            "learnt_from": settings.learnt_from,
-            "eyes": settings.eyes,
-            "left_out": list(settings.left_out),
-            "language_model": None if prose is None else settings.base_model,
-            "box_threshold": settings.box_threshold,
-        },
+        "made_by": settings.made_by(with_prose=prose is not None),
     }
+
+
+def _symptoms_notes(given: str, with_prose: bool) -> list[str]:
+    """What of long symptoms a reader does not find in the report, or the language model was not told."""
+    length, notes = len(clean_field(given, len(given) + 1)), []
+    if length > FIELD_LIMIT:
+        notes.append(f"the symptoms have {length} characters; only the first {FIELD_LIMIT} are kept")
+    if with_prose and length > SYMPTOMS_LIMIT:
+        notes.append(f"the language model was told only the first {SYMPTOMS_LIMIT} characters of the symptoms")
+    return notes

@@ -25,12 +25,20 @@ from cliniqure_utils.reports.checking import (
     count_problems,
     omitted_findings,
 )
-from cliniqure_utils.reports.evidence import Evidence, clean_field, gather_evidence, place_in_words
-from cliniqure_utils.reports.prompt import INSTRUCTION, build_prompt
+from cliniqure_utils.reports.evidence import (
+    FIELD_LIMIT,
+    Evidence,
+    age_in_words,
+    clean_field,
+    gather_evidence,
+    place_in_words,
+)
+from cliniqure_utils.reports.prompt import INSTRUCTION, SYMPTOMS_LIMIT, build_prompt
 
 __all__ = [
     "CONTRADICTION",
     "Evidence",
+    "FIELD_LIMIT",
     "HALLUCINATION",
     "INSTRUCTION",
     "KNOWLEDGE",
@@ -38,8 +46,10 @@ __all__ = [
     "OMISSION",
     "PROBLEMS",
     "STATUSES",
+    "SYMPTOMS_LIMIT",
     "UNTOLD_SIDE",
     "WRONG_SIDE",
+    "age_in_words",
     "assemble_report",
     "build_prompt",
     "check_sentences",

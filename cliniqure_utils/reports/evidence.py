@@ -8,6 +8,8 @@ import pandas as pd
 
 from cliniqure_utils.vocabulary import BOX, FINDINGS, MIDLINE
 
+FIELD_LIMIT = 400  # characters of a free text that are kept
+
 
 @dataclass
 class Evidence:
@@ -38,7 +40,7 @@ class Evidence:
         return {name for name, _ in self.findings} | {name for name, _, _ in self.boxes}
 
 
-def clean_field(value, limit: int = 400) -> str:
+def clean_field(value, limit: int = FIELD_LIMIT) -> str:
     """Text from a DICOM header, a CSV or a model as one harmless line: it cannot break out of its field.
 
     Control characters and line breaks become blanks, chat marks such as <|im_end|> and headings are taken apart, and
@@ -51,6 +53,16 @@ def clean_field(value, limit: int = 400) -> str:
     text = re.sub(r"#{2,}|`{3,}", " ", text)
     text = re.sub(r"\s+", " ", text).strip()
     return text if len(text) <= limit else text[: limit - 1].rsplit(" ", 1)[0] + "…"
+
+
+def age_in_words(years: float | None) -> str:
+    """ "54 years", of a small child "7 months"; "" where the age is not known."""
+    if years is None or years != years:
+        return ""
+    if years >= 2:
+        return f"{years:.0f} years"
+    months = int(years * 12 + 0.05)  # a header's months come as years, rounded to two digits
+    return "under 1 month" if months < 1 else f"{months} month{'s' if months > 1 else ''}"
 
 
 def place_in_words(name: str, box: Sequence[float], width: float, height: float) -> str:

@@ -1,7 +1,8 @@
 """The structured prompt: four inputs and one instruction, shortened where the model's context is short."""
 
-from cliniqure_utils.reports.evidence import Evidence, clean_field
+from cliniqure_utils.reports.evidence import Evidence, age_in_words, clean_field
 
+SYMPTOMS_LIMIT = 160  # characters of them in a prompt
 INSTRUCTION = (
     "Write a chest X-ray report: describe the findings and their underlying causes, associated symptoms, diagnostic "
     "methods and treatment options."
@@ -42,12 +43,10 @@ def build_prompt(evidence: Evidence, tokenizer=None, max_tokens: int | None = No
 
 
 def _prompt(evidence: Evidence, findings, boxes, crude: str) -> str:
-    known_age = evidence.age_years is not None and evidence.age_years == evidence.age_years
-    age = f"{evidence.age_years:.0f} years" if known_age else ""
-    person = [age, {"F": "female", "M": "male"}.get(evidence.sex or "", "")]
+    person = [age_in_words(evidence.age_years), {"F": "female", "M": "male"}.get(evidence.sex or "", "")]
     lines = [
         "Patient: " + (", ".join(p for p in person if p) or "unknown"),
-        "Symptoms: " + (clean_field(evidence.symptoms, 160) or "none given"),
+        "Symptoms: " + (clean_field(evidence.symptoms, SYMPTOMS_LIMIT) or "none given"),
         "Classified: " + (", ".join(f"{n} {p:.2f}" for n, p in findings) or "No finding"),
         "Detected: " + (_detected(boxes) or "nothing"),
     ]

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from cliniqure_utils import cli
+from cliniqure_utils.predict import provenance
 
 torch.set_num_threads(1)
 GREY = np.random.default_rng(1).integers(0, 255, (120, 90), dtype=np.uint8)
@@ -29,6 +30,12 @@ def private() -> dict[str, str]:
         "InstitutionName": "Hospital of Nowhere", "ReferringPhysicianName": "Referrer^Bob",
         "SeriesDescription": "seen by Secretperson", "PatientComments": "neighbour of Secretperson",
     }  # fmt: skip
+
+
+@pytest.fixture
+def same_time(monkeypatch):
+    """Reports are made at one moment, so that two calls can be compared."""
+    monkeypatch.setattr(provenance, "now", lambda: "2026-11-30T22:17:00Z")
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,9 @@ def test_nothing_private_leaves_the_file(predicted, private):
             assert value.encode() not in content, f"{path.name} holds {value}"
 
 
-def test_the_command_uses_the_workers_of_a_cluster_and_says_when_there_is_none(films, run_dir, tmp_path, capsys):
+def test_the_command_uses_the_workers_of_a_cluster_and_says_when_there_is_none(
+    films, run_dir, tmp_path, capsys, same_time
+):
     from dask.distributed import LocalCluster
 
     command = ["predict", str(films / "one.dcm"), str(films / "photo.jpg"), "--run-dir", str(run_dir), "--no-llm"]
@@ -55,7 +57,7 @@ def test_the_command_uses_the_workers_of_a_cluster_and_says_when_there_is_none(f
     assert "no Dask scheduler answers at nowhere" in capsys.readouterr().err
 
 
-def test_facts_alone_and_symptoms_by_film(films, run_dir, predicted, tmp_path, capsys):
+def test_facts_alone_and_symptoms_by_film(films, run_dir, predicted, tmp_path, capsys, same_time):
     table = tmp_path / "symptoms.csv"
     table.write_text("image_id,symptoms\none,short of breath\nnobody,none\n")
     command = ["predict", str(films / "one.dcm"), "--run-dir", str(run_dir), "--out", str(tmp_path / "o"), "--no-llm"]
