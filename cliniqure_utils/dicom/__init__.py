@@ -6,7 +6,8 @@ family, BSD), pyjpegls and pylibjpeg-openjpeg (MIT); RLE and deflate are pydicom
 """
 
 from cliniqure_utils.dicom.archive import PNG_LEVEL, convert_archive, safe_name
-from cliniqure_utils.dicom.header import EXTENSIONS, UnreadableImage, image_id_of, read_header
+from cliniqure_utils.dicom.facts import read_header
+from cliniqure_utils.dicom.header import EXTENSIONS, UnreadableImage, image_id_of
 from cliniqure_utils.dicom.loading import load_cxr
 
 __all__ = [

@@ -38,7 +38,7 @@ def small_film(path: str | Path, size: int) -> tuple[np.ndarray, dict, list[str]
 
     Returns:
         (pixels, facts, notes): uint8 (height, width), dense tissue bright; facts of the header as `read_header` gives
-        them, rows and columns in pixels of the file; what was odd in the header.
+        them; what was odd in the header.
 
     Raises:
         UnreadableImage: With file and reason.
@@ -61,10 +61,11 @@ def convert_archive(
         n_jobs: joblib workers, -1 for one per core. joblib's Dask backend spreads them over a cluster.
 
     Returns:
-        (index, rejected). index: image_id, source (file name), rows, columns (DICOM pixels), height, width (PNG),
-        age_years, sex, view, patient_key (hash; the image id where the header names no patient), transfer_syntax,
-        duplicate_of (first film with the same unique identifier, else empty), same_pixels_as (first film that looks
-        exactly the same, else empty), notes (what was odd in the header). rejected: source, image_id, reason.
+        (index, rejected). index: image_id, source (file name), rows, columns (DICOM pixels of the upright film),
+        height, width (PNG), turned (the file holds it another way up), age_years, sex, view, patient_key (hash; the
+        image id where the header names no patient), transfer_syntax, duplicate_of (first film with the same unique
+        identifier, else empty), same_pixels_as (first film that looks exactly the same, else empty), notes (what was
+        odd in the header). rejected: source, image_id, reason.
     """
     from tqdm.auto import tqdm
 
@@ -88,8 +89,8 @@ def convert_archive(
             else:
                 rejected.append(_refusal(path, reason))
             bar.update()
-    columns = ["image_id", "source", "rows", "columns", "height", "width", "age_years", "sex", "view", "patient_key",
-               "transfer_syntax", "duplicate_of", "same_pixels_as", "notes"]  # fmt: skip
+    columns = ["image_id", "source", "rows", "columns", "height", "width", "turned", "age_years", "sex", "view",
+               "patient_key", "transfer_syntax", "duplicate_of", "same_pixels_as", "notes"]  # fmt: skip
     table = pd.DataFrame(index, columns=[*columns, "uid_key", "pixel_key"])
     for column, key, words in (
         ("duplicate_of", "uid_key", "share the unique identifier of another film"),

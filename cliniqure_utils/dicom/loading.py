@@ -6,17 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cliniqure_utils.dicom.facts import dataset_facts, picture_facts
 from cliniqure_utils.dicom.grey import grey_scale, keeps_under_averaging
-from cliniqure_utils.dicom.header import (
-    UnreadableImage,
-    check_shape,
-    dataset_facts,
-    is_picture,
-    picture_facts,
-    read_dataset,
-)
+from cliniqure_utils.dicom.header import UnreadableImage, check_shape, is_picture, read_dataset
 from cliniqure_utils.dicom.pixels import decode_pixels
 from cliniqure_utils.dicom.shrink import GreyScale, shrink
+from cliniqure_utils.dicom.upright import Turn, turn_of, turn_of_picture
 
 
 def load_cxr(path: str | Path, size: int | None = None, percentiles: tuple[float, float] | None = None) -> np.ndarray:
@@ -28,7 +23,8 @@ def load_cxr(path: str | Path, size: int | None = None, percentiles: tuple[float
         percentiles: Clip at these two percentiles of the pixels in place of the header's window.
 
     Returns:
-        float32 (height, width) in [0, 1]; dense tissue is bright, whichever way it was stored. The grey scale is
+        float32 (height, width) in [0, 1]; dense tissue is bright, and the film upright, whichever way it was stored
+        (DICOM's PatientOrientation, a picture's Exif Orientation). The grey scale is
         the header's VOI LUT or first usable window, else the full range of the pixels (padding is left out of it and
         black in the result). An odd but unambiguous header is read with a warning that names the file.
 
@@ -41,23 +37,23 @@ def load_cxr(path: str | Path, size: int | None = None, percentiles: tuple[float
     return film
 
 
-def _picture(path: Path, percentiles) -> GreyScale:
-    """A PNG or JPEG of 8 or 16 bits: its pixels, and the grey of each of their levels, bright as stored.
+def _picture(path: Path, percentiles, notes: list[str]) -> tuple[GreyScale, Turn]:
+    """A PNG or JPEG of 8 or 16 bits as stored: its pixels and the grey of each of their levels; how it is turned.
 
     8 bits are read as they are (255 = 1). With 16 bits nobody knows how many are used, so the full range of the pixels
-    becomes 0 to 1, as in a DICOM file without a window.
+    becomes 0 to 1, as in a DICOM file without a window. What is transparent is black: the pixels under it were not
+    meant to be seen.
 
     Raises:
         UnreadableImage: Not a picture, a coloured or an animated one, or one flat grey.
     """
     try:
         with Image.open(path) as image:
-            frames, mode = getattr(image, "n_frames", 1), image.mode
+            frames = getattr(image, "n_frames", 1)
             check_shape(path, image.height, image.width)
             image.load()
-            array = np.asarray(
-                image.convert("RGB") if mode not in ("1", "L", "I", "F") and "I;16" not in mode else image
-            )
+            turn = turn_of_picture(image, notes)
+            array, hidden = _visible(image, notes)
     except UnreadableImage:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -68,37 +64,59 @@ def _picture(path: Path, percentiles) -> GreyScale:
         if int(np.ptp(array.astype(np.int16), axis=2).max()) > 12:  # JPEG leaves a trace of colour in grey pictures
             raise UnreadableImage(f"{path.name}: a colour picture; expected a grey chest film")
         array = array[..., 0]
-    if array.min() == array.max():
-        raise UnreadableImage(f"{path.name}: every pixel has the value {array.min()}; the export is probably broken")
+    seen = array if hidden is None else array[array != hidden]
+    if seen.size == 0 or seen.min() == seen.max():
+        value = "hidden" if seen.size == 0 else seen.min()
+        raise UnreadableImage(f"{path.name}: every pixel has the value {value}; the export is probably broken")
     if percentiles is not None:
-        low, high = np.percentile(array, percentiles)
+        low, high = np.percentile(seen, percentiles)
         if high <= low:
             raise UnreadableImage(f"{path.name}: percentiles {percentiles} are the same grey value {low:g}")
     elif array.dtype == np.uint8:
         low, high = 0, 255
     else:
-        low, high = array.min(), array.max()
+        low, high = seen.min(), seen.max()
     levels = np.arange(int(array.min()), int(array.max()) + 1)
     grey = np.clip((levels - float(low)) / (float(high) - float(low)), 0, 1)
-    return GreyScale.of(array.astype(np.uint8) if array.dtype == bool else array, levels, grey)
+    grey[levels == hidden] = 0
+    return GreyScale.of(array.astype(np.uint8) if array.dtype == bool else array, levels, grey), turn
+
+
+def _visible(image: Image.Image, notes: list[str]) -> tuple[np.ndarray, int | None]:
+    """Pixels (rows, columns) or (rows, columns, 3), transparent ones on black; of 16 bits the level that is hidden."""
+    hidden = None
+    if image.mode in ("I", "F") or "I;16" in image.mode:
+        # Pillow opens no picture of 16 bits with an alpha channel as such: one level may be transparent.
+        pixels, hidden = np.asarray(image), image.info.get("transparency")
+        in_part = hidden is not None and bool((pixels == hidden).any())
+    elif image.has_transparency_data:
+        pixels = np.asarray(image.convert("RGBA")).astype(np.uint16)
+        in_part = bool((pixels[..., 3] < 255).any())
+        pixels = ((pixels[..., :3] * pixels[..., 3:] + 127) // 255).astype(np.uint8)
+    else:
+        pixels, in_part = np.asarray(image if image.mode in ("1", "L") else image.convert("RGB")), False
+    if in_part:
+        notes.append("the picture has transparent parts; they are taken as black")
+    return pixels, hidden
 
 
 def load_film(path: Path, size: int | None, percentiles) -> tuple[np.ndarray, dict, list[str]]:
     """Film, header facts (`read_header`) and notes on what was odd."""
     notes: list[str] = []
     if is_picture(path):
-        picture = _picture(path, percentiles)
-        facts = picture_facts(path, *picture.pixels.shape)
+        picture, turn = _picture(path, percentiles, notes)
+        facts = picture_facts(path, *picture.pixels.shape, turn)
         film = shrink(picture, picture.pixels.shape, 0, size)
     else:
         data = read_dataset(path, notes)
-        facts = dataset_facts(path, data)
+        turn = turn_of(data, notes)
+        facts = dataset_facts(path, data, turn)
         film = _film(path, data, size, percentiles, notes)
-    return film, facts, notes
+    return turn.applied(film), facts, notes
 
 
 def _film(path: Path, data, size: int | None, percentiles, notes: list[str]) -> np.ndarray:
-    """DICOM data set -> film, float32 (height, width) in [0, 1], with a longest side of `size`."""
+    """DICOM data set -> film as stored, float32 (height, width) in [0, 1], with a longest side of `size`."""
     # Percentiles, the full range and padding depend on single pixels, so such films are decoded at full size.
     small = size if percentiles is None and keeps_under_averaging(data) else None
     said = len(notes)

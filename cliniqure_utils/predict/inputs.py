@@ -1,54 +1,21 @@
 """Which of the given files are frontal chest films, by what their headers say."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from cliniqure_utils import dicom
 from cliniqure_utils.dicom.header import get, is_picture, read_dataset
-from cliniqure_utils.project import CannotStart
+from cliniqure_utils.dicom.upright import directions
+from cliniqure_utils.predict.folders import starts_as_dicom
+from cliniqure_utils.predict.own import MAKER, is_own
 
 RADIOGRAPHS = ("CR", "DX", "RG", "DR", "RF", "XR", "OT", "SC")  # OT and SC: converted films, as in RSNA's archive
-
-
-def find_films(inputs: Iterable[str | Path], out_dir: str | Path | None = None) -> tuple[list[Path], int]:
-    """The films among files and folders.
-
-    Args:
-        inputs: A file is taken as it is; of a folder, everything below it that is a film by its extension, or by its
-            first bytes where it has none.
-        out_dir: A folder below an input that is left out: results of an earlier call.
-
-    Returns:
-        (paths, number of other files that were passed over). A file that is reached twice is taken once.
-
-    Raises:
-        CannotStart: An input is not there.
-    """
-    out_dir = Path(out_dir).resolve() if out_dir else None
-    found: dict[Path, Path] = {}
-    passed = 0
-    for entry in map(Path, inputs):
-        if entry.is_file():
-            found.setdefault(entry.resolve(), entry)
-            continue
-        if not entry.is_dir():
-            raise CannotStart(f"there is no file or folder {entry}")
-        for path in sorted(entry.rglob("*")):
-            inside = out_dir is not None and path.resolve().is_relative_to(out_dir)
-            if inside or path.name.startswith(".") or not path.is_file():
-                continue
-            if path.suffix.lower() in dicom.EXTENSIONS or (not path.suffix and _starts_as_dicom(path)):
-                found.setdefault(path.resolve(), path)
-            else:
-                passed += 1
-    return list(found.values()), passed
-
-
-def _starts_as_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM does; needed because archives often name their files without an extension."""
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+OWN_RESULT = "a result of an earlier predict; expected a film"
+# What free text in capitals says of the view, in the languages of common scanners.
+_LATERAL = re.compile(
+    r"\b(LL|LAT|LATERA\w*|SEITL\w*|PROFIL|PERFIL|ZIJDEL\w*|BOCZN\w*|BOČN\w*|NGHI[EÊ]NG|БОКОВ\w*)\b|[侧側]位|側面|측면"
+)
+_FRONTAL = re.compile(r"\b(AP|PA|A\.P|P\.A|FRONTAL\w*|FACE|FRENTE)\b|\b(ANTERO|POSTERO)|正[位面]")
 
 
 def refusal(path: str | Path) -> str | None:
@@ -61,13 +28,15 @@ def refusal(path: str | Path) -> str | None:
     """
     path = Path(path)
     if is_picture(path):
-        return None
+        return f"{path.name}: {OWN_RESULT}" if is_own(path) else None
     try:
         data = read_dataset(path, [], header_only=True)
     except dicom.UnreadableImage as error:
-        if _starts_as_dicom(path):
+        if starts_as_dicom(path):
             raise
         raise dicom.UnreadableImage(f"{path.name}: neither DICOM nor PNG nor JPEG by its content") from error
+    if get(data, "Manufacturer") == MAKER:
+        return f"{path.name}: {OWN_RESULT}"
     modality = coded_value(get(data, "Modality"))
     if modality and modality not in RADIOGRAPHS:
         return f"{path.name}: modality {modality}; expected a radiograph (CR or DX)"
@@ -78,10 +47,12 @@ def refusal(path: str | Path) -> str | None:
     if view and not frontal:
         return f"{path.name}: the view is {view}; expected a frontal one (PA or AP)"
     if not view:
+        if set(directions(data) or ()) & {"A", "P"}:
+            return f"{path.name}: a lateral view by its PatientOrientation; expected a frontal one (PA or AP)"
         # Free text may hold anything, a name too: it is searched, never repeated.
         for name in ("ViewCodeSequence", "SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription"):
             text = _words(data, name)
-            if re.search(r"\b(LAT|LATERAL)\b", text) and not re.search(r"\b(AP|PA|ANTERO|POSTERO)", text):
+            if _LATERAL.search(text) and not _FRONTAL.search(text):
                 return f"{path.name}: a lateral view by its {name}; expected a frontal one (PA or AP)"
     part = coded_value(get(data, "BodyPartExamined")) or coded_value(_words(data, "AnatomicRegionSequence"))
     chest = re.search(r"CHEST|THORA|LUNG", part) and not re.search(r"ABD|PELV|SPINE", part)
