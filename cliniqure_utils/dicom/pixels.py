@@ -35,7 +35,7 @@ def decode_pixels(path: Path, data, notes: list[str], longest_side: int | None =
         UnreadableImage: With file and reason.
     """
     if not get(data, "PixelData"):
-        raise UnreadableImage(f"{path.name}: the pixel data are missing")
+        raise UnreadableImage(f"{path.name}: {_without_pixels(data)}")
     raw, syntax = data.PixelData, data.file_meta.TransferSyntaxUID
     if (integer(data, "SamplesPerPixel") or 1) != 1:
         raise UnreadableImage(f"{path.name}: a colour picture; expected a grey chest film")
@@ -72,6 +72,23 @@ def decode_pixels(path: Path, data, notes: list[str], longest_side: int | None =
     reduction = _reduction(data, found, longest_side)
     reduced = _decode_reduced(frame, found, reduction) if reduction else None
     return (_plain(path, data, notes, plugin), 0) if reduced is None else (reduced, reduction)
+
+
+def _without_pixels(data) -> str:
+    """What a data set without Pixel Data is."""
+    from pydicom.uid import UID, MediaStorageDirectoryStorage
+
+    kind = str(get(data, "SOPClassUID") or get(data.file_meta, "MediaStorageSOPClassUID") or "")
+    if kind == MediaStorageDirectoryStorage:
+        return "a DICOMDIR, which lists the files of a medium; give the files themselves"
+    if "FloatPixelData" in data or "DoubleFloatPixelData" in data:
+        return "the pixels are floating-point numbers (a computed map); expected the integers of a film"
+    if "PixelDataProviderURL" in data:
+        return "the pixels are not in the file but on a server"
+    name = UID(kind).name
+    if name != kind and "Image" not in name:
+        return f"no picture, but {name}"
+    return "the pixel data are missing"
 
 
 def _plain(path: Path, data, notes: list[str], plugin: str = "") -> np.ndarray:

@@ -54,3 +54,24 @@ def test_pictures(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "c.png")
     with pytest.raises(dicom.UnreadableImage, match="colour"):
         dicom.load_cxr(tmp_path / "c.png")
+
+
+@pytest.mark.parametrize("changes, reason", [
+    ({"FloatPixelData": RAMP.astype("<f4").tobytes()}, "floating-point numbers"),
+    ({"DoubleFloatPixelData": RAMP.astype("<f8").tobytes()}, "floating-point numbers"),
+    ({"SOPClassUID": "1.2.840.10008.1.3.10"}, "a DICOMDIR, which lists the files of a medium"),
+    ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.33"}, "no picture, but Comprehensive SR Storage"),
+    ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1"}, "no picture, but Encapsulated PDF Storage"),
+    ({"SOPClassUID": "1.2.3.4"}, "the pixel data are missing"),
+    ({"PixelDataProviderURL": "http://server/film"}, "on a server"),
+])  # fmt: skip
+def test_a_file_without_pixels_says_what_it_is(write, tmp_path, changes, reason):
+    with pytest.raises(dicom.UnreadableImage, match=f"bad.dcm: .*{reason}"):
+        dicom.load_cxr(cut(write, tmp_path, PixelData=None, **changes))
+
+
+def test_a_real_dicomdir_is_named():
+    from pydicom.data import get_testdata_file
+
+    with pytest.raises(dicom.UnreadableImage, match="DICOMDIR: a DICOMDIR"):
+        dicom.load_cxr(get_testdata_file("DICOMDIR", download=False))
