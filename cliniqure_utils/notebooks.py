@@ -31,6 +31,7 @@ class Notebook:
     path: Path
     defaults: dict = field(default_factory=dict)
     code: tuple[str, ...] = ()  # the code cells, parameters included, in order
+    ids: tuple[str | None, ...] = ()  # their cell ids
     parameters_source: str = ""
     nullable: frozenset[str] = frozenset()  # parameters that may be None although their default is not
 
@@ -59,12 +60,13 @@ def load_notebook(path: str | Path) -> Notebook:
     except (ValueError, KeyError, TypeError) as error:
         raise CannotStart(f"{path.name} is not a notebook: {error}") from None
     code = [cell for cell in cells if cell.get("cell_type") == "code"]
-    tagged = [cell_source(cell) for cell in code if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    tagged = [cell_source(cell) for cell in code if "parameters" in (cell.get("metadata", {}).get("tags") or ())]
     if len(tagged) != 1:
         raise CannotStart(f"{path.name} has {len(tagged)} cells tagged parameters; expected 1")
     defaults = parse_parameters(tagged[0], path.name)
     sources = tuple(cell_source(cell) for cell in code)
-    return Notebook(path.stem, path, defaults, sources, tagged[0], nullable_parameters(tagged[0]))
+    ids = tuple(cell.get("id") for cell in code)
+    return Notebook(path.stem, path, defaults, sources, ids, tagged[0], nullable_parameters(tagged[0]))
 
 
 def parse_parameters(source: str, where: str) -> dict:

@@ -23,7 +23,7 @@ def read_record(run_dir: str | Path) -> dict:
         raise CannotStart(f"{run_dir} is no run folder: it has no run.json")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CannotStart(f"{path} cannot be read: expected JSON as cliniqure run writes it, {error}") from None
     problem = _shape_problem(record)
     if problem:

@@ -3,11 +3,16 @@
 import contextlib
 import io
 import json
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
 from cliniqure_utils.course.chain import runner
 from cliniqure_utils.course.grade import recompute
+
+sys.path.insert(0, str(Path(__file__).parent))  # small_course.py
 
 
 def execute_here(notebook, output_path, parameters, on_kernel=lambda pid: None, stopping=None) -> float:
@@ -60,3 +65,18 @@ def kernels_for_chain_tests_only(request, in_this_process):
     """A test that is not marked `chain` starts no kernel."""
     with contextlib.nullcontext() if request.node.get_closest_marker("chain") else in_this_process():
         yield
+
+
+@pytest.fixture(scope="session")
+def course(tmp_path_factory, in_this_process):
+    """(the small course's notebooks, a package, a student's run of them)."""
+    from small_course import make_course
+
+    with in_this_process():
+        return make_course(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture
+def run_folder(course, tmp_path):
+    """A copy of the student's run, handed in under another name."""
+    return Path(shutil.copytree(course[2], tmp_path / "smith"))

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cliniqure_utils.course.grade.cells import answers, is_course_cell
 from cliniqure_utils.course.grade.exercises import try_again, verdict
-from cliniqure_utils.course.grade.integrity import answers, is_answered
 from cliniqure_utils.runs import STEPS
 from cliniqure_utils.vocabulary import BOX
 
@@ -163,14 +163,14 @@ def test_grading_comes_to_the_same_verdict(cells, notebook, name):
             code.replace(f"{name} = None\n", function + "\n", 1),
             code.replace(f"{name} = None\n", f"{name} = None\n\n\n{function}\n", 1),
         ):
-            assert is_answered(text, code) and verdict(printed(text)) == "solved"
+            assert is_course_cell(text, code) and verdict(printed(text)) == "solved"
             assert list(answers(text)) == [name] and try_again(code, answers(text)) is None
         return
     for value, wanted in [(v, "solved") for v in right] + [(v, "wrong") for v in wrong]:
         if isinstance(value, (np.ndarray, np.generic)):
             continue
         text = code.replace(f"{name} = None", f"{name} = {value!r}", 1)
-        assert is_answered(text, code) and try_again(code, answers(text)) == wanted, value
+        assert is_course_cell(text, code) and try_again(code, answers(text)) == wanted, value
 
 
 def test_the_course_page_says_what_is_there(cells, repository):

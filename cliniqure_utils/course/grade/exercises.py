@@ -7,11 +7,12 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cliniqure_utils.course.grade.integrity import answers, is_answered
-from cliniqure_utils.course.grade.run_folder import FAIL, NOTE, PASS, Check, Run, is_injected, joined
-from cliniqure_utils.notebooks import cell_source
+from cliniqure_utils.course.grade.cells import answers, joined
+from cliniqure_utils.course.grade.run_folder import FAIL, NOTE, PASS, Check, Run
 
 SOLVED, UNSOLVED, WRONG = "solved", "unsolved", "wrong"
+MOST_PARTS = 2000  # of a plain answer: nodes of its syntax tree; the course's longest has some dozens
+LARGEST = 1000  # characters of a text, bits of a whole number
 _OPERATORS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -43,26 +44,29 @@ class Exercise:
 
 
 def find_exercises(run: Run) -> list[Exercise]:
-    """Every cell of the course with `my_... = None`, as it stands in the executed copies."""
+    """Every cell of the course with `my_... = None`, as it stands in the executed copies, wherever it stands there."""
     found = []
     for notebook in run.notebooks:
-        copy = [cell for cell in run.copies[notebook.name] or [] if not is_injected(cell)]
         number = 0
-        for place, course in enumerate(notebook.code):
+        for course, cell in zip(notebook.code, run.matched[notebook.name].cells, strict=True):
             if not answers(course):
                 continue
             number += 1
-            own = cell_source(copy[place]) if place < len(copy) else ""
-            if own.strip() != course.strip() and not is_answered(own, course):
+            if cell is None:
                 found.append(Exercise(notebook.name, number, UNSOLVED, "", None))
                 continue
-            printed = "".join(
-                joined(o.get("text", "")) for o in copy[place].get("outputs", []) if o.get("name") == "stdout"
-            )
-            given = answers(own)
-            shown = "; ".join(ast.unparse(value) for value in given.values())[:80]
-            found.append(Exercise(notebook.name, number, verdict(printed), shown, try_again(course, given)))
+            printed = "".join(joined(o.get("text")) for o in cell["outputs"] if o.get("name") == "stdout")
+            given = answers(cell["source"])
+            found.append(Exercise(notebook.name, number, verdict(printed), shown(given), try_again(course, given)))
     return found
+
+
+def shown(given: dict[str, ast.expr]) -> str:
+    """The answers as text, cut short."""
+    try:
+        return "; ".join(ast.unparse(value) for value in given.values())[:80]
+    except (RecursionError, ValueError):  # ValueError: a whole number of thousands of digits
+        return "an answer too long to show"
 
 
 def verdict(printed: str) -> str:
@@ -83,10 +87,9 @@ def try_again(course: str, given: dict[str, ast.expr]) -> str | None:
 
     try:
         values = {name: plain_value(value) for name, value in given.items()}
-        tree = ast.parse(course)
-    except (NotPlain, SyntaxError):
+    except NotPlain:
         return None
-    names = answers(course)
+    tree, names = ast.parse(course), answers(course)
     if set(values) != set(names):
         return None
     kept = [s for s in tree.body if not (isinstance(s, ast.Assign) and ast.unparse(s.targets[0]) in names)]
@@ -101,27 +104,47 @@ def try_again(course: str, given: dict[str, ast.expr]) -> str | None:
 
 
 def plain_value(node: ast.expr):
-    """Numbers, text, True, False, None, lists and sums of them.
+    """Numbers, text, True, False, None, lists and sums of them; of a size that a check takes in no time.
 
     Raises:
-        NotPlain: Anything else.
+        NotPlain: Anything else, or more than MOST_PARTS parts, or a number or text larger than LARGEST.
     """
-    if isinstance(node, ast.Constant):
-        return node.value
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [plain_value(item) for item in node.elts]
+    if sum(1 for _ in ast.walk(node)) > MOST_PARTS:
+        raise NotPlain(f"more than {MOST_PARTS} parts")
     try:
-        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            pair = plain_value(node.left), plain_value(node.right)
-            if all(isinstance(value, (int, float)) for value in pair):
-                return _OPERATORS[type(node.op)](*pair)
-        if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
-            value = plain_value(node.operand)
-            if isinstance(value, (int, float)):
-                return _OPERATORS[type(node.op)](value)
-    except ArithmeticError as error:
-        raise NotPlain(str(error)) from None
-    raise NotPlain(ast.unparse(node)[:80])
+        return _plain_value(node)
+    except (ArithmeticError, RecursionError) as error:
+        raise NotPlain(type(error).__name__) from None
+
+
+def _plain_value(node: ast.expr):
+    value = None
+    if isinstance(node, ast.Constant):
+        value = node.value
+    elif isinstance(node, (ast.List, ast.Tuple)):
+        return [_plain_value(item) for item in node.elts]
+    elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        value = _OPERATORS[type(node.op)](_number(node.left), _number(node.right))
+    elif isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
+        value = _OPERATORS[type(node.op)](_number(node.operand))
+    else:
+        raise NotPlain(type(node).__name__)
+    if isinstance(value, str):
+        plain = len(value) <= LARGEST
+    elif isinstance(value, int):
+        plain = value.bit_length() <= LARGEST
+    else:
+        plain = value is None or isinstance(value, float)
+    if not plain:
+        raise NotPlain(f"{type(value).__name__} is not plain, or too large")
+    return value
+
+
+def _number(node: ast.expr) -> int | float:
+    value = _plain_value(node)
+    if not isinstance(value, (int, float)):
+        raise NotPlain("arithmetic with something that is no number")
+    return value
 
 
 def check_exercises(exercises: list[Exercise], required: bool) -> Iterator[Check]:

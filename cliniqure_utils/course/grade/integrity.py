@@ -1,13 +1,12 @@
 """Was everything run, in order, and is what lies there what the run wrote?"""
 
-import ast
-import re
 from collections.abc import Iterator
 
 from cliniqure_utils.course.chain import fingerprint
 from cliniqure_utils.course.chain.parameters import coerce, resolve
-from cliniqure_utils.course.grade.run_folder import FAIL, NOTE, PASS, Check, Run, is_injected, show_values
-from cliniqure_utils.notebooks import Notebook, cell_source, parse_parameters, read_profile
+from cliniqure_utils.course.grade.cells import injected
+from cliniqure_utils.course.grade.run_folder import FAIL, NOTE, PASS, Check, Run, show_values
+from cliniqure_utils.notebooks import Notebook, parse_parameters, read_profile
 from cliniqure_utils.project import CannotStart
 from cliniqure_utils.record import parameters_of
 
@@ -49,86 +48,50 @@ def check_executed(run: Run) -> Iterator[Check]:
             yield Check(name, "executed copy", PASS, "as the run wrote it")
         problem = run_problem(copy)
         yield Check(name, "top to bottom", FAIL if problem else PASS, problem or f"{len(copy)} cells, no error")
-        problem = code_problem(notebook, copy)
-        yield Check(name, "code", FAIL if problem else PASS, problem or "the course's")
+        yield from check_code(run, notebook)
 
 
 def run_problem(copy: list[dict]) -> str | None:
     """Why code cells were not run from top to bottom without an error; None where they were."""
     wanted = 0
     for number, cell in enumerate(copy, start=1):
-        if not cell_source(cell).strip():
+        if not cell["source"].strip():
             continue
         wanted += 1
-        count = cell.get("execution_count")
+        count = cell["execution_count"]
         if count != wanted:
             return f"code cell {number} has count {count}; expected {wanted}"
-        for output in cell.get("outputs", []):
+        for output in cell["outputs"]:
             if output.get("output_type") == "error":
                 return f"code cell {number} stopped: {output.get('ename')}"
-        status = cell.get("metadata", {}).get("papermill", {}).get("status", "completed")
+        status = cell["metadata"]["papermill"].get("status", "completed")
         if status != "completed":
             return f"code cell {number} is {status}"
     return None if wanted else "it has no code"
 
 
-def code_problem(notebook: Notebook, copy: list[dict]) -> str | None:
-    """How a copy's code differs from the course's; answers to exercises may."""
-    sources = [cell_source(cell) for cell in copy if not is_injected(cell)]
-    for number, (own, course) in enumerate(zip(sources, notebook.code, strict=False), start=1):
-        if own.strip() != course.strip() and not is_answered(own, course):
-            return f"code cell {number} is not the course's"
-    if len(sources) != len(notebook.code):
-        return f"it has {len(sources)} code cells; the course's has {len(notebook.code)}"
-    return None
+def check_code(run: Run, notebook: Notebook) -> Iterator[Check]:
+    """The course's code cells, all of them, in their order; answers to exercises may differ. Other cells are a note."""
+    name, matched, copy = notebook.name, run.matched[notebook.name], run.copies[notebook.name]
+    problems = [
+        f"code cell {number + 1} is not the course's"
+        if number in matched.changed
+        else f"it lacks code cell {number + 1} of the course, {first_line(notebook.code[number])}"
+        for number, cell in enumerate(matched.cells)
+        if cell is None
+    ]
+    more = f" (and {len(problems) - 2} more)" if len(problems) > 2 else ""
+    yield Check(name, "code", FAIL if problems else PASS, "; ".join(problems[:2]) + more or "the course's")
+    if matched.extra:
+        shown = [f"code cell {place + 1}, {first_line(copy[place]['source'])}" for place in matched.extra[:3]]
+        more = f" (and {len(matched.extra) - 3} more)" if len(matched.extra) > 3 else ""
+        yield Check(name, "own cells", NOTE, "not of the course: " + "; ".join(shown) + more)
 
 
-def is_answered(own: str, course: str) -> bool:
-    """Whether `own` is the exercise cell `course` with an answer: all its statements in order, other `my_...` values.
-
-    Lines added to work the answer out are fine.
-    """
-    statements = answer_free(course)
-    theirs = answer_free(own)
-    if statements is None or theirs is None or not answers(course):
-        return False
-    left = iter(theirs)
-    return all(statement in left for statement in statements)
-
-
-def answer_free(source: str) -> list[str] | None:
-    """The statements of a cell without `my_... = value`; None where it is not Python."""
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:
-        return None
-    return [ast.dump(statement) for statement in tree.body if not _answer_name(statement)]
-
-
-def answers(source: str) -> dict[str, ast.expr]:
-    """`my_... = value` at the top level of a cell: name -> value; the last one of a name counts.
-
-    A function `def my_...` is an answer too; its value is the bare name, since a student's code is not run.
-    """
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:
-        return {}
-    found = {}
-    for statement in tree.body:
-        if _answer_name(statement):
-            found[_answer_name(statement)] = statement.value
-        elif isinstance(statement, ast.FunctionDef) and statement.name.startswith("my_"):
-            found[statement.name] = ast.Name(statement.name)
-    return found
-
-
-def _answer_name(statement: ast.stmt) -> str | None:
-    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-        target = statement.targets[0]
-        if isinstance(target, ast.Name) and re.match(r"my_\w", target.id):
-            return target.id
-    return None
+def first_line(source: str) -> str:
+    """The first line of a cell, short, for a message."""
+    line = next((line.strip() for line in source.splitlines() if line.strip()), "")
+    return f"`{line[:60]}{' ...' if len(line) > 60 else ''}`"
 
 
 def check_outputs(run: Run) -> Iterator[Check]:
@@ -180,11 +143,11 @@ def check_parameters(run: Run) -> Iterator[Check]:
 
 
 def _injection_problems(run: Run, notebook: Notebook, used: dict) -> list[str]:
-    injected = next((cell for cell in run.copies[notebook.name] or [] if is_injected(cell)), None)
+    cell = injected(run.copies[notebook.name] or [])
     values = dict(notebook.defaults)
-    if injected is not None:
+    if cell is not None:
         try:
-            values |= parse_parameters(cell_source(injected), notebook.name)
+            values |= parse_parameters(cell["source"], notebook.name)
         except CannotStart as error:
             return [str(error)]
     elif run.copies[notebook.name] is None:

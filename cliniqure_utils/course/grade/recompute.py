@@ -15,8 +15,10 @@ from pathlib import Path
 from cliniqure_utils.course.chain import NotebookFailed
 from cliniqure_utils.course.chain.execute import execute
 from cliniqure_utils.course.compare import close
+from cliniqure_utils.course.grade.cells import joined, match_cells, tidy_cell
 from cliniqure_utils.course.grade.integrity import usable_parameters
-from cliniqure_utils.course.grade.run_folder import FAIL, PASS, Check, Run, is_injected, joined
+from cliniqure_utils.course.grade.run_folder import FAIL, PASS, Check, Run
+from cliniqure_utils.notebooks import Notebook
 from cliniqure_utils.project import CannotStart
 from cliniqure_utils.record import parameters_of
 
@@ -65,9 +67,9 @@ def recompute(run: Run) -> tuple[list[Check], dict | None]:
             message = f"{STEP} cannot work with the run's files: {failed.failure.error}: {failed.failure.message}"
             return [Check(STEP, "numbers worked out again", FAIL, message.splitlines()[0][:300])], None
         metrics = json.loads((folder / STEP / "metrics.json").read_text(encoding="utf-8"))
-        cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
-        again = [cell for cell in cells if cell["cell_type"] == "code"]
-        checks = [_compare_metrics(run, metrics), *_compare_files(run, folder), _compare_copy(run, again)]
+        cells = map(tidy_cell, json.loads(copy.read_text(encoding="utf-8"))["cells"])
+        again = [cell for cell in cells if cell is not None]
+        checks = [_compare_metrics(run, metrics), *_compare_files(run, folder), _compare_copy(run, notebook, again)]
     return checks, metrics
 
 
@@ -112,16 +114,17 @@ def _compare_files(run: Run, folder: Path) -> Iterator[Check]:
             yield Check(STEP, name, FAIL, f"is not what the files give: {_first_difference(*texts)}")
 
 
-def _compare_copy(run: Run, again: list[dict]) -> Check:
+def _compare_copy(run: Run, notebook: Notebook, again: list[dict]) -> Check:
     """What the executed copy shows, against what the notebook shows when it runs on the same files."""
     name = "printed outputs"
-    copy = run.copies[STEP]
-    if copy is None:
+    if run.copies[STEP] is None:
         return Check(STEP, name, FAIL, "there is no executed copy")
-    pairs = [[cell for cell in cells if not is_injected(cell)] for cells in (copy, again)]
-    for number, cells in enumerate(zip(*pairs, strict=False), start=1):
+    made = match_cells(notebook.code, notebook.ids, again).cells
+    for number, cells in enumerate(zip(run.matched[STEP].cells, made, strict=True), start=1):
+        if None in cells or cells[0]["source"].strip() != cells[1]["source"].strip():  # an answered exercise
+            continue
         texts = [shown_text(cell) for cell in cells]
-        if cells[0].get("source") == cells[1].get("source") and not same_text(*texts):
+        if not same_text(*texts):
             return Check(
                 STEP, name, FAIL, f"code cell {number} shows what the files do not give: {_first_difference(*texts)}"
             )
@@ -131,9 +134,9 @@ def _compare_copy(run: Run, again: list[dict]) -> Check:
 def shown_text(cell: dict) -> str:
     """Printed and displayed text of a cell; pictures, progress bars and warnings are left out."""
     text = ""
-    for output in cell.get("outputs", []):
+    for output in cell["outputs"]:
         if output.get("output_type") == "stream" and output.get("name") == "stdout":
-            text += joined(output.get("text", ""))  # a busy kernel sends one line in pieces
+            text += joined(output.get("text"))  # a busy kernel sends one line in pieces
         data = output.get("data", {})
         if not any(mime.startswith("image/") for mime in data):
             for mime in ("text/plain", "text/html"):

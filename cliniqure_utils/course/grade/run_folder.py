@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from cliniqure_utils.course.grade.cells import Matched, match_cells, tidy_cell
 from cliniqure_utils.notebooks import Notebook, find_notebooks
 from cliniqure_utils.project import REPOSITORY
 from cliniqure_utils.record import profile_and_seed, read_record
@@ -64,15 +65,20 @@ class Run:
 
     @cached_property
     def copies(self) -> dict[str, list[dict] | None]:
-        """Executed copies: name -> code cells, None where the copy is missing or no notebook."""
+        """Executed copies: name -> code cells (`tidy_cell`), None where the copy is missing or no notebook."""
         found = {}
         for notebook in self.notebooks:
             try:
-                cells = json.loads(self.copy_path(notebook.name).read_text(encoding="utf-8"))["cells"]
-                found[notebook.name] = [cell for cell in cells if cell["cell_type"] == "code"]
-            except (OSError, ValueError, KeyError, TypeError):
+                cells = map(tidy_cell, json.loads(self.copy_path(notebook.name).read_text(encoding="utf-8"))["cells"])
+                found[notebook.name] = [cell for cell in cells if cell is not None]
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 found[notebook.name] = None
         return found
+
+    @cached_property
+    def matched(self) -> dict[str, Matched]:
+        """Which cell of each executed copy is which of the course's; of no cell where there is no copy."""
+        return {n.name: match_cells(n.code, n.ids, self.copies[n.name] or []) for n in self.notebooks}
 
     @cached_property
     def metrics(self) -> dict[str, dict]:
@@ -81,7 +87,7 @@ class Run:
         for notebook in self.notebooks:
             try:
                 values = json.loads((self.folder / notebook.name / "metrics.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 continue
             if isinstance(values, dict):
                 found[notebook.name] = values
@@ -100,12 +106,3 @@ def open_run(
 def show_values(value) -> str:
     """A profile or a seed in words: all of them where notebooks ran with different ones."""
     return " and ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def is_injected(cell: dict) -> bool:
-    """The cell that papermill puts behind the parameters cell."""
-    return "injected-parameters" in cell.get("metadata", {}).get("tags", [])
-
-
-def joined(value: str | list[str]) -> str:
-    return value if isinstance(value, str) else "".join(value)
