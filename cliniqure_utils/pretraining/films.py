@@ -1,7 +1,8 @@
 """Part `films`: thousands of simulated films, straight into arrays, in shards that a stopped run keeps.
 
 Two in five are as the cohort's (its body, stance and machine), three in ten are wide films of the same CT, three in
-ten of bodies built from formulas. The phantom of the tests, seed 0, is not among them.
+ten of bodies built from formulas. The phantom of the tests, seed 0, is not among them. Findings are planned as the
+cohort's; films with some get more of the small ones, of which a network needs many to learn.
 """
 
 import json
@@ -18,14 +19,17 @@ from cliniqure_utils.cohort.report_text import write_report
 from cliniqure_utils.pretraining.simulation import WideBody, simulate_wide
 from cliniqure_utils.process import keep_freed_memory
 from cliniqure_utils.runs import atomic_path, write_json
+from cliniqure_utils.vocabulary import FINDINGS
 
-VERSION = 3  # raise when a change alters the films or what is true of them
+VERSION = 4  # raise when a change alters the films or what is true of them
 SEED = 190_001  # no cohort has it, so no patient of a cohort is among these
 SHARD = 50  # films in a file, all of one body
 SIZE = 192  # pixels
 RAY_STEP = 6.0  # mm; the cohort's 4.5 show nothing more at this size
 KINDS = ("cohort", "wide", "phantom", "cohort", "wide", "phantom", "cohort", "wide", "phantom", "cohort")
 N_PHANTOMS = 12
+SMALL = ("Atelectasis", "Calcification", "Nodule/Mass", "Other lesion")
+MORE_SMALL = 0.15  # chance of each on a film with other findings; normal films stay as many
 
 
 def simulate_films(
@@ -98,8 +102,15 @@ def body_path(anatomy_dir: Path, number: int) -> Path:
 
 
 @lru_cache(maxsize=2)
-def _body(path: str) -> WideBody:
+def load_body(path: str | Path) -> WideBody:
+    """A body as wide films need it, from its cache; the last two are kept."""
     return WideBody.of(Anatomy.load(path, RAY_STEP))
+
+
+def _with_small(findings: list[str], rng: np.random.Generator) -> list[str]:
+    """Findings and more small ones, in class-id order."""
+    more = {name for name, chance in zip(SMALL, rng.random(len(SMALL)), strict=True) if chance < MORE_SMALL}
+    return [name for name in FINDINGS if name in more or name in findings]
 
 
 def _simulate_shard(folder: str, anatomy_dir: str, number: int, seed: int) -> None:
@@ -110,11 +121,13 @@ def _simulate_shard(folder: str, anatomy_dir: str, number: int, seed: int) -> No
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one thread per process, else the processes compete for cores
     kind = KINDS[number % len(KINDS)]
-    body = _body(str(body_path(Path(anatomy_dir), body_of(number))))
+    body = load_body(body_path(Path(anatomy_dir), body_of(number)))
     pixels, truth = [], []
     try:
         for index in range(number * SHARD, (number + 1) * SHARD):
             findings, _, sex = plan_patient(seed, index)
+            if findings:
+                findings = _with_small(findings, np.random.default_rng([seed, index, 17]))
             if kind == "cohort":
                 film = simulate(body.anatomy, findings, [seed, index], SIZE, int(0.65 * SIZE), breasts=sex == "F")
                 film.pixels = (film.pixels >> 4).astype(np.uint8)

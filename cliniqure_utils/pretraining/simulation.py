@@ -82,9 +82,12 @@ class Look:
         vessels: By how much the vessels of the lungs are denser than in the CT: they crowd in shallow breath.
         habitus: mm of soft tissue in front of everything.
         haze, base_haze: mm of soft tissue over the lungs, even and growing downwards: shallow breath, chest muscles.
-        stout: mm of soft tissue outside the lungs: a stout patient's abdomen, mediastinum and shoulders.
+        stout: mm of soft tissue outside the lungs: a stout patient's mediastinum and shoulders.
+        abdomen: mm of soft tissue below the diaphragm, where the CT shows a slim patient lying down.
         breasts: None, or thickness in mm, width, aspect, height, right, left (see `projection.Exposure`).
-        scatter: Share of scattered radiation.
+        scatter: Share of scattered radiation that stays near.
+        veil: Scattered radiation that reaches everywhere, as a share of the open beam: it hides what lies behind
+            heart and diaphragm.
         photons: Per pixel in air.
         contrast, middle_detail, fine_detail: Weights of the coarse, middle and fine bands in the machine's processing.
         low, high: Percentiles of the film that become black and white.
@@ -98,8 +101,10 @@ class Look:
     haze: float
     base_haze: float
     stout: float
+    abdomen: float
     breasts: tuple[float, ...] | None
     scatter: float
+    veil: float
     photons: float
     contrast: float
     middle_detail: float
@@ -115,12 +120,28 @@ class Look:
         breasts = rng.uniform([6, 0.12, 0.8, 0.55, 0.18, 0.18], [40, 0.22, 1.15, 0.74, 0.27, 0.27])
         with_breasts = rng.random() < 0.45
         values = rng.uniform(
-            [0.0, 1.3, 0.0, -15, -12, -10, 0, 0.1, 4.8, 0.3, 0.7, 0.5, 0.3, 86.0, 2.0, 0.3],
-            [0.7, 4.0, 1.8, 30, 30, 45, 80, 0.8, 6.0, 1.1, 1.8, 2.6, 4.0, 99.5, 6.0, 0.6],
+            [0.0, 1.0, 0.0, -15, -12, -10, 0, 0, 0.1, -2.4, 5.1, 0.3, 0.7, 0.5, 0.3, 86.0, 2.0, 0.3],
+            [0.4, 3.5, 1.8, 30, 30, 55, 60, 120, 0.8, -0.9, 6.3, 1.1, 1.8, 2.6, 4.0, 99.5, 6.0, 0.6],
         )
-        spine, bone, vessels, habitus, haze, base_haze, stout, scatter, photons, *rest = map(float, values)
+        spine, bone, vessels, habitus, haze, base_haze, stout, abdomen, scatter, veil, photons, *rest = map(
+            float, values
+        )
         breasts = tuple(map(float, breasts)) if with_breasts else None
-        return cls(spine, bone, vessels, habitus, haze, base_haze, stout, breasts, scatter, 10**photons, *rest)
+        return cls(
+            spine,
+            bone,
+            vessels,
+            habitus,
+            haze,
+            base_haze,
+            stout,
+            abdomen,
+            breasts,
+            scatter,
+            10**veil,
+            10**photons,
+            *rest,
+        )
 
 
 def draw_shape(rng: np.random.Generator, is_portable: bool, is_ct: bool) -> Shape:
@@ -128,7 +149,7 @@ def draw_shape(rng: np.random.Generator, is_portable: bool, is_ct: bool) -> Shap
     normal = rng.standard_normal(4)
     mean = np.array([1.0, 1.04 if is_portable else 1.12, 1.25 if is_ct else 1.1])
     scale = mean * np.exp([0.06, 0.06, 0.06] * normal[:3] + 0.04 * normal[3])
-    return Shape(scale, rng.uniform(0.12, 0.32), draw_waves(rng, np.array([2.6, 3.6, 3.2])))
+    return Shape(scale, rng.uniform(0.0, 0.3), draw_waves(rng, np.array([2.6, 3.6, 3.2])))
 
 
 def draw_pose(rng: np.random.Generator, body: WideBody, shape: Shape, is_portable: bool) -> Pose:
@@ -139,7 +160,7 @@ def draw_pose(rng: np.random.Generator, body: WideBody, shape: Shape, is_portabl
     top_margin = body.middle + 14 * normal[4] - field / 2 / shape.scale[1]
     return Pose(
         pitch, yaw, roll, float(9 * normal[3]), float(field), float(top_margin),
-        float(-8 + 40 * breath if is_portable else -26 + 40 * breath),
+        float(-26 + 50 * breath if is_portable else -60 + 60 * breath),
         float(1000 + 400 * breath) if is_portable else SOURCE_DISTANCE, is_portable, float(12 * normal[5]),
     )  # fmt: skip
 
@@ -179,7 +200,8 @@ def simulate_wide(body: WideBody, findings: list[str], seed: list[int], size: in
     down = np.linspace(-0.5, 1.2, geometry.n_grid, dtype=np.float32).clip(0)[:, None]
     over_lungs = (look.haze + look.base_haze * down) * lungs
     over_lungs = over_lungs + _scapulae(lungs, is_portable, np.random.default_rng([*seed, 6]))
-    shadows += (look.stout * (1 - lungs) + over_lungs) * sigmoid((shadows - 14) / 4)
+    around = (look.stout + look.abdomen * _below_diaphragm(lungs, geometry.pixel)) * (1 - lungs)
+    shadows += (around + over_lungs) * sigmoid((shadows - 14) / 4)
     pixels = develop(shadows, size, look, geometry.fov / size, is_portable, np.random.default_rng([*seed, 5]))
     return Film(pixels, *found)
 
@@ -196,7 +218,7 @@ def develop(
     tissue = tissue + _arms(size, pixel_mm, rng) + _gas(size, rng) * body
     absorbed = WATER * np.maximum(tissue, 0) + _devices(size, pixel_mm, is_portable, rng)
     beam = np.exp(-absorbed).astype(np.float32)
-    beam = beam + 0.5 * look.scatter * wide_blur(beam, size * 0.06) + 0.002
+    beam = beam + 0.5 * look.scatter * wide_blur(beam, size * 0.06) + look.veil
     beam = (rng.poisson(beam * look.photons) / look.photons).astype(np.float32)
     log = -np.log(np.maximum(beam, 1e-4))
     fine, wide = ndimage.gaussian_filter(log, size * 0.012, truncate=3), wide_blur(log, size * 0.09)
@@ -213,6 +235,18 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of a film, in parts of its side."""
     y, x = np.mgrid[:size, :size].astype(np.float32) / size
     return y, x
+
+
+def _below_diaphragm(lungs: np.ndarray, pixel_mm: float) -> np.ndarray:
+    """0 above and 1 below the two domes of the diaphragm, smooth in between; `lungs`: where they are, (n_grid, n_grid)."""
+    n = len(lungs)
+    bottoms = []
+    for half in (lungs[:, : n // 2], lungs[:, n // 2 :]):
+        rows = [np.flatnonzero(column > 0.5)[-1] for column in half.T if (column > 0.5).any()]
+        bottoms.append(np.percentile(rows, 40) if rows else n)
+    row, column = np.mgrid[:n, :n].astype(np.float32)
+    dome = bottoms[0] + (bottoms[1] - bottoms[0]) * sigmoid((column - n / 2) * pixel_mm / 15)
+    return sigmoid((row - dome) * pixel_mm / 10 - 1)
 
 
 def _scapulae(lungs: np.ndarray, is_portable: bool, rng: np.random.Generator) -> np.ndarray:

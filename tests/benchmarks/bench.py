@@ -9,6 +9,7 @@ import sys
 import bench_boxes
 import bench_cmn
 import bench_dicom
+import bench_films
 import bench_llm
 import bench_metrics
 import bench_models
@@ -18,6 +19,7 @@ import bench_real
 
 BENCHES = {
     "dicom": bench_dicom.main,
+    "films": bench_films.main,
     "boxes": bench_boxes.main,
     "cmn": bench_cmn.main,
     "llm": bench_llm.main,
