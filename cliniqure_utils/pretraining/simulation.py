@@ -238,7 +238,7 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _below_diaphragm(lungs: np.ndarray, pixel_mm: float) -> np.ndarray:
-    """0 above and 1 below the two domes of the diaphragm, smooth in between; `lungs`: where they are, (n_grid, n_grid)."""
+    """0 above, 1 below the two domes of the diaphragm, smooth between; `lungs`: where they are, (n_grid, n_grid)."""
     n = len(lungs)
     bottoms = []
     for half in (lungs[:, : n // 2], lungs[:, n // 2 :]):

@@ -22,17 +22,17 @@ def main() -> None:
     bench = Bench("films")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    size = films.SIZE
+    grid = int(simulation.GRID_SHARE * size)
     plans = [plan_patient(SEED, index)[0] for index in range(N_FILMS)]
     found = {}
     for name, number in (("CT", 0), ("phantom", 1)):
         body = films.load_body(films.body_path(ANATOMY, number))
-        size = films.SIZE
 
         def wide(body=body):
             return [simulation.simulate_wide(body, plan, [SEED, k], size) for k, plan in enumerate(plans)]
 
         def narrow(body=body):
-            grid = int(simulation.GRID_SHARE * size)
             return [simulate(body.anatomy, plan, [SEED, k], size, grid) for k, plan in enumerate(plans)]
 
         found[name] = cost(wide, narrow, repeats=2)
