@@ -6,8 +6,10 @@ What 1 means to the other commands: `doctor`, something that the chain needs is 
 """
 
 import argparse
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from cliniqure_utils.vocabulary import DISCLAIMER
 
@@ -21,9 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    for stream in (sys.stdout, sys.stderr):  # names of films hold characters that not every terminal can print
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    with _patient_output():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     from cliniqure_utils.course.chain import NotebookFailed
     from cliniqure_utils.project import CannotStart
@@ -43,6 +47,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cliniqure: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+class _Patient:
+    """A stream that nobody may read to its end (`| head -1`, a full disk): what cannot be written is lost, no error."""
+
+    def __init__(self, stream):
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):  # a file's name may hold what this terminal cannot print
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def _try(self, act, *arguments) -> None:
+        try:
+            act(*arguments)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # for the rest, and for what Python itself writes at its end
+            os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _patient_output() -> Iterator[None]:
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _Patient(stream) for stream in streams)
+    try:
+        yield
+    finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        sys.stdout, sys.stderr = streams
 
 
 class _OneLine(argparse.ArgumentParser):
@@ -285,8 +328,6 @@ def _grade(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    import os
-
     from cliniqure_utils.predict.command import predict
     from cliniqure_utils.process import thread_settings
     from cliniqure_utils.project import REPOSITORY
@@ -309,8 +350,6 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _pretrain(options: argparse.Namespace) -> int:
-    import os
-
     from cliniqure_utils.process import thread_settings
 
     os.environ.update(thread_settings(os.environ))  # before torch is loaded

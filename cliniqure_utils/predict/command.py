@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -81,9 +79,9 @@ def predict(
     if not paths and not unread:
         raise CannotStart(f"no DICOM, PNG or JPEG file in {', '.join(map(str, inputs))}")
     if passed:
-        tell(f"{_count(passed, 'other file')} passed over")
+        print(f"{_count(passed, 'other file')} passed over")
     if unknown:
-        tell(f"note: {len(unknown)} rows with symptoms name no film here, the first {printable(unknown[0])}")
+        print(f"note: {len(unknown)} rows with symptoms name no film here, the first {printable(unknown[0])}")
     writer = None
     if use_llm:
         try:
@@ -102,7 +100,7 @@ def predict(
         said = f"{shown[path]}: {printable(reason.removeprefix(f'{path.name}: '))}"
         image_id = printable(dicom.image_id_of(path))
         rejected.append({"source": shown[path], "row": "", "image_id": image_id, "reason": said})
-        tell(f"not read: {said}")
+        print(f"not read: {said}")
 
     try:
         for path, reason in unread:
@@ -131,23 +129,13 @@ def predict(
                         continue
                     rows.append(row)
                     doubt = " (unlike the films that the models know)" if row["warning"] else ""
-                    tell(f"{shown[path]}: {', '.join(row['findings']) or 'no finding'}{doubt}")
+                    print(f"{shown[path]}: {', '.join(row['findings']) or 'no finding'}{doubt}")
     finally:
         write_index(out_dir, rows, rejected, settings, writer is not None)
     seconds = time.monotonic() - began
     counted = f"{_count(len(rows), 'report')}, {_count(len(rejected), 'file')} not read"
-    tell(f"{counted}, {seconds:.0f} s: {printable(str(out_dir / 'index.html'))}")
+    print(f"{counted}, {seconds:.0f} s: {printable(str(out_dir / 'index.html'))}")
     return len(rows), len(rejected)
-
-
-def tell(line: str) -> None:
-    """Print a line. Where nobody reads on (`| head -1`) or nothing can be written, the work goes on without a word."""
-    try:
-        print(line, flush=True)
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())  # else Python fails once more when it ends
-        os.close(nowhere)
 
 
 def _with_eyes(settings: RunSettings, eyes: str) -> RunSettings:
