@@ -178,9 +178,17 @@ def _parser() -> argparse.ArgumentParser:
         "grade",
         help="is a run whole and honest? for instructors",
         allow_abbrev=False,
-        description="Exit code 0: passed; 1: failed; 2: it cannot be graded.",
+        description="Exit code 0: passed; 1: failed; 2: it cannot be graded. Of several runs: their largest code.",
     )
-    grade.add_argument("runs", type=_given, nargs="+", metavar="RUN_DIR")
+    grade.add_argument(
+        "runs", type=_given, nargs="+", metavar="RUN_DIR", help="of several, such as class/*, a table at the end"
+    )
+    grade.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="draws the ten films that are worked out again (default: another one each time, which is printed)",
+    )
     grade.add_argument(
         "--reference", type=_given, metavar="FILE", help="reference ranges (default: data/reference/PROFILE.json)"
     )
@@ -305,26 +313,35 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _grade(options: argparse.Namespace) -> int:
-    from cliniqure_utils.course.grade import as_json, as_junit, as_table, grade_run, open_run, write_reference
-    from cliniqure_utils.project import CannotStart
+    from cliniqure_utils.course import grade
     from cliniqure_utils.runs import write_json, write_text
 
-    runs = [open_run(folder) for folder in options.runs]
     if options.make_reference:
-        path = write_reference(runs, options.reference)
+        runs = [grade.open_run(folder) for folder in options.runs]
+        path = grade.write_reference(runs, options.reference)
         print(f"{len(runs)} runs: {path}")
         return 0
-    if len(runs) > 1:
-        raise CannotStart("one run at a time; several runs only make a reference, with --make-reference")
-    result = grade_run(
-        runs[0], options.reference, options.require_exercises, options.checks, echo=lambda line: print(line, flush=True)
-    )
-    print("\n".join(as_table(result)))
+    asked = {
+        "reference": options.reference, "require_exercises": options.require_exercises, "checks_dir": options.checks,
+        "seed": options.seed, "echo": lambda line: print(line, flush=True),
+    }  # fmt: skip
+    if len(options.runs) == 1:
+        result = grade.grade_run(grade.open_run(options.runs[0]), **asked)
+        print("\n".join(grade.as_table(result)))
+        code, values, junit = 0 if result.passed else 1, grade.as_json(result), grade.as_junit(result)
+    else:
+        results = grade.grade_class(options.runs, **asked)
+        for result in results:
+            said = grade.as_table(result.grade) if result.grade else [f"not graded: {result.problem}"]
+            print("\n".join(["", f"{result.folder}:", *said]))
+        print("\n".join(["", *grade.as_class_table(results)]))
+        code = max(2 if r.grade is None else 0 if r.grade.passed else 1 for r in results)
+        values, junit = grade.class_as_json(results), grade.class_as_junit(results)
     if options.json:
-        write_json(options.json, as_json(result))
+        write_json(options.json, values)
     if options.junit:
-        write_text(options.junit, as_junit(result))
-    return 0 if result.passed else 1
+        write_text(options.junit, junit)
+    return code
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -15,7 +15,9 @@ from cliniqure_utils.course.grade import recompute
 sys.path.insert(0, str(Path(__file__).parent))  # small_course.py
 
 
-def execute_here(notebook, output_path, parameters, on_kernel=lambda pid: None, stopping=None) -> float:
+def execute_here(
+    notebook, output_path, parameters, on_kernel=lambda pid: None, stopping=None, cell_seconds=None
+) -> float:
     """Stands for `chain.execute.execute` where no cell raises: the same files, an executed copy of the same form."""
     content = json.loads(notebook.path.read_text(encoding="utf-8"))
     names, cells = {}, []

@@ -80,7 +80,8 @@ def course_cell_twice(cells):
     [
         (empty_at_the_end, None), (scratch_above_the_exercise, "code cell 4, `1 + 1`"),
         (comment_on_top, "code cell 1, `# my notes`"), (exercise_twice, "code cell 4, `my_answer = 6`"),
-        (first_try_left_above, "code cell 4, `my_answer = 5`"), (answered_in_a_copy, "code cell 4, `my_answer = None`"), (exercise_moved_up, None),
+        (first_try_left_above, "code cell 4, `my_answer = 5`"), (answered_in_a_copy, "code cell 4, `my_answer = None`"),
+        (exercise_moved_up, None),
         (other_ids, None), (course_cell_twice, "code cell 4, `from pathlib import Path`"),
     ],
 )  # fmt: skip

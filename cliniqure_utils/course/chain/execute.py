@@ -26,6 +26,8 @@ KERNEL_ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # CUDA's condition for deterministic matrix products
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warning in the output
 }
+QUIET = ("--HistoryManager.enabled=False",)  # IPython's history is a database in the home folder: on NFS it stalls
+KERNEL_SECONDS = 300  # in which a kernel must answer: a busy machine, packages on a network drive
 HOW_IT_ENDED = {
     -9: "was killed (signal 9), as happens when memory runs out: try a smaller batch size",
     -11: "crashed in compiled code (signal 11)",
@@ -69,6 +71,7 @@ def execute(
     parameters: Mapping,
     on_kernel: Callable[[int], None] = lambda pid: None,
     stopping: threading.Event | None = None,
+    cell_seconds: int | None = None,
 ) -> float:
     """Run a notebook from its own folder and keep the executed copy.
 
@@ -78,15 +81,40 @@ def execute(
         parameters: Only these are injected.
         on_kernel: Called with the kernel's process id.
         stopping: Set when the user has asked to stop: the kernel then ends at once, in silence.
+        cell_seconds: How long a cell may take; None: any time.
 
     Returns:
         Peak memory of the kernel and its worker processes, in MB (resident, sampled; shared pages count twice).
 
     Raises:
-        NotebookFailed: A cell raised, or the kernel died.
+        NotebookFailed: A cell raised or took too long, or the kernel died, or did not start twice.
     """
+    given = notebook, output_path, parameters, on_kernel, stopping or threading.Event(), cell_seconds
+    try:
+        return _execute(*given)
+    except _KernelDidNotStart:  # of kernels that start at once, two may choose one port: chance
+        with contextlib.suppress(_KernelDidNotStart):
+            return _execute(*given)
+    message = (
+        f"no Jupyter kernel of {sys.executable} answers; what it said stands above. `cliniqure doctor` looks at it"
+    )
+    raise NotebookFailed(notebook.name, _no_cell_ran("KernelDidNotStart", message), 0.0)
+
+
+class _KernelDidNotStart(RuntimeError):
+    """The kernel ended, or said nothing, before its first cell."""
+
+
+def _execute(
+    notebook: Notebook,
+    output_path: Path,
+    parameters: Mapping,
+    on_kernel: Callable[[int], None],
+    stopping: threading.Event,
+    cell_seconds: int | None,
+) -> float:
     import papermill
-    from nbclient.exceptions import DeadKernelError
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     kernels: list[subprocess.Popen] = []
@@ -96,7 +124,6 @@ def execute(
         watch.follow(process.pid)
         on_kernel(process.pid)
 
-    stopping = stopping or threading.Event()
     output_path.parent.mkdir(parents=True, exist_ok=True)
     watch = _MemoryWatch()
     braces = str.maketrans({"{": "{{", "}": "}}"})  # papermill formats its paths
@@ -111,13 +138,24 @@ def execute(
                 cwd=notebook.path.resolve().parent,
                 progress_bar={"desc": notebook.name, "disable": None},  # None: no bar where there is no terminal
                 log_output=True,
+                start_timeout=KERNEL_SECONDS,
+                execution_timeout=cell_seconds,
                 kernel_manager_class=_kernel_manager(kernel_started, stopping),
             )
     except PapermillExecutionError as error:
         raise NotebookFailed(notebook.name, _failure(notebook, error), watch.peak_mb) from None
     except DeadKernelError:
-        failure = _dead_kernel(output_path, kernels[0].wait(), watch.peak_mb)
+        said = HOW_IT_ENDED.get(code := kernels[0].wait(), f"ended with code {code}")
+        message = f"the kernel {said}; it had used up to {watch.peak_mb:.0f} MB"
+        failure = _while_running(output_path, "DeadKernelError", message)
         raise NotebookFailed(notebook.name, failure, watch.peak_mb) from None
+    except CellTimeoutError:
+        failure = _while_running(output_path, "CellTimeoutError", f"the cell took more than {cell_seconds} s")
+        raise NotebookFailed(notebook.name, failure, watch.peak_mb) from None
+    except RuntimeError as error:
+        if str(error).startswith(("Kernel died before replying", "Kernel didn't respond")):  # jupyter_client's words
+            raise _KernelDidNotStart from None
+        raise
     finally:
         watch.stop()
         _tidy_metadata(output_path, notebook)
@@ -154,7 +192,7 @@ def _kernel_manager(on_start: Callable[[subprocess.Popen], None], stopping: thre
         @property
         def kernel_spec(self):
             return KernelSpec(
-                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", *QUIET],
                 display_name="Python 3",
                 language="python",
                 metadata={"supported_encryption": ["curve"]},
@@ -238,8 +276,8 @@ def _raised_at(trace: str) -> str:
     return f"{'/'.join(parts[first:])}, line {files[-1][1]}"
 
 
-def _dead_kernel(output_path: Path, code: int, peak_mb: float) -> Failure:
-    """The kernel is gone: the cell that had started last is the one."""
+def _while_running(output_path: Path, error: str, message: str) -> Failure:
+    """What ended a kernel from outside its code: the cell that had started last is the one."""
     cells = json.loads(output_path.read_text(encoding="utf-8"))["cells"] if output_path.is_file() else []
     started = [i for i, cell in enumerate(cells) if cell.get("metadata", {}).get("papermill", {}).get("start_time")]
     shown = [cell for cell in cells if "injected-parameters" not in cell.get("metadata", {}).get("tags", [])]
@@ -248,11 +286,15 @@ def _dead_kernel(output_path: Path, code: int, peak_mb: float) -> Failure:
         cell=shown.index(running) + 1 if running in shown else 0,
         n_cells=len(shown),
         execution_count=None,
-        error="DeadKernelError",
-        message=f"the kernel {HOW_IT_ENDED.get(code, f'ended with code {code}')}; it had used up to {peak_mb:.0f} MB",
+        error=error,
+        message=message,
         excerpt=_excerpt(cell_source(running), None) if running else "",
         raised_at="",
     )
+
+
+def _no_cell_ran(error: str, message: str) -> Failure:
+    return Failure(0, 0, None, error, message, "", "")
 
 
 def _excerpt(source: str, line: int | None, around: int = 3) -> str:

@@ -8,18 +8,30 @@ What a grader cannot see: whether prediction files were made by the notebook tha
 were replaced together with their hashes. Only running the chain again tells.
 """
 
-from cliniqure_utils.course.grade.formats import as_json, as_junit, as_table
-from cliniqure_utils.course.grade.grading import Grade, grade_run, write_reference
+from cliniqure_utils.course.grade.formats import (
+    as_class_table,
+    as_json,
+    as_junit,
+    as_table,
+    class_as_json,
+    class_as_junit,
+)
+from cliniqure_utils.course.grade.grading import Grade, Result, grade_class, grade_run, write_reference
 from cliniqure_utils.course.grade.reference import make_reference, read_reference
 from cliniqure_utils.course.grade.run_folder import Check, Run, open_run
 
 __all__ = [
     "Check",
     "Grade",
+    "Result",
     "Run",
+    "as_class_table",
     "as_json",
     "as_junit",
     "as_table",
+    "class_as_json",
+    "class_as_junit",
+    "grade_class",
     "grade_run",
     "make_reference",
     "open_run",

@@ -2,9 +2,10 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from cliniqure_utils.course.grade.grading import Grade
+from cliniqure_utils.course.grade.grading import Grade, Result
 from cliniqure_utils.course.grade.run_folder import FAIL, NOTE
 
 MARKS = {"fail": "FAIL", "note": "note"}
@@ -30,6 +31,28 @@ def as_table(grade: Grade) -> list[str]:
     return lines
 
 
+def as_class_table(results: Sequence[Result]) -> list[str]:
+    """A class on screen: per run the result, its checks and exercises, and what failed first."""
+    rows = [("run", "result", "checks", "solved", "unsolved", "wrong", "first problem")]
+    for result in results:
+        if result.grade is None:
+            rows.append((result.folder, "not graded", "", "", "", "", result.problem))
+            continue
+        counts = Counter(check.status for check in result.grade.checks)
+        solved = Counter(exercise.verdict for exercise in result.grade.exercises)
+        first = next((f"{c.step}, {c.name}: {c.message}" for c in result.grade.checks if c.status == FAIL), "")
+        rows.append(
+            (result.folder, "passed" if result.grade.passed else "FAILED",
+             f"{counts['pass']} of {counts['pass'] + counts[FAIL]}",
+             *(str(solved[verdict]) for verdict in ("solved", "unsolved", "wrong")), first)
+        )  # fmt: skip
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]) - 1)]
+    return [
+        "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    ]
+
+
 def as_json(grade: Grade) -> dict:
     """The same as plain values."""
     return {
@@ -44,8 +67,41 @@ def as_json(grade: Grade) -> dict:
     }
 
 
+def class_as_json(results: Sequence[Result]) -> list[dict]:
+    """`as_json` of each run, under the folder that was given; of one that could not be graded, why."""
+    return [
+        {**(as_json(r.grade) if r.grade else {"passed": False, "problem": r.problem}), "run": r.folder} for r in results
+    ]
+
+
+def class_as_junit(results: Sequence[Result]) -> str:
+    """JUnit XML: a suite per run; one that could not be graded is an error."""
+    suites = ElementTree.Element("testsuites", name="cliniqure grade")
+    for result in results:
+        if result.grade:
+            suite = _suite(result.grade)
+            suite.set("name", _legal(result.folder))
+        else:
+            suite = ElementTree.Element(
+                "testsuite", name=_legal(result.folder), tests="1", failures="0", errors="1", skipped="0"
+            )
+            case = ElementTree.SubElement(suite, "testcase", classname="run", name="graded")
+            ElementTree.SubElement(case, "error", message=_legal(result.problem))
+        suites.append(suite)
+    return _xml(suites)
+
+
 def as_junit(grade: Grade) -> str:
     """JUnit XML: one test case per check; a note is a skipped one."""
+    return _xml(_suite(grade))
+
+
+def _xml(root: ElementTree.Element) -> str:
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _suite(grade: Grade) -> ElementTree.Element:
     counts = Counter(check.status for check in grade.checks)
     suite = ElementTree.Element(
         "testsuite",
@@ -61,8 +117,7 @@ def as_junit(grade: Grade) -> str:
             ElementTree.SubElement(case, "failure", message=_legal(check.message))
         elif check.status == NOTE:
             ElementTree.SubElement(case, "skipped", message=_legal(check.message))
-    ElementTree.indent(suite)
-    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+    return suite
 
 
 def _legal(text: str) -> str:

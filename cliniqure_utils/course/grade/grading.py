@@ -1,5 +1,6 @@
 """All checks of one run, in order."""
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from cliniqure_utils.course.grade.integrity import (
 from cliniqure_utils.course.grade.own_checks import run_own_checks
 from cliniqure_utils.course.grade.recompute import STEP, recompute
 from cliniqure_utils.course.grade.reference import check_reference, make_reference, read_reference
-from cliniqure_utils.course.grade.run_folder import FAIL, Check, Run
+from cliniqure_utils.course.grade.rework import work_again
+from cliniqure_utils.course.grade.run_folder import FAIL, Check, Run, open_run
 from cliniqure_utils.project import CannotStart
 
 
@@ -64,6 +66,7 @@ def grade_run(
     require_exercises: bool = False,
     checks_dir: str | Path | None = None,
     echo: Callable[[str], None] = lambda line: None,
+    seed: int | None = None,
 ) -> Grade:
     """Grade a run.
 
@@ -73,6 +76,7 @@ def grade_run(
         require_exercises: An unsolved or wrong exercise fails.
         checks_dir: An instructor's own checks.
         echo: Told before the step that takes long.
+        seed: Draws the films that are worked out again (`work_again`). None: another seed each time.
 
     Raises:
         CannotStart: It cannot be graded: a broken reference, no text encoder, a folder without checks.
@@ -87,5 +91,40 @@ def grade_run(
     echo(f"running {STEP} again on the run's files, about half a minute for the demo")
     again, metrics = recompute(run)
     exercises = find_exercises(run)
+    checks += work_again(run, secrets.randbelow(10**6) if seed is None else seed)
     checks += [*again, *check_reference(run, metrics, ranges), *check_exercises(exercises, require_exercises), *own]
     return Grade(run, checks, exercises)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One folder of a class. `grade` is None where it could not be graded, for the reason in `problem`."""
+
+    folder: str
+    grade: Grade | None
+    problem: str = ""
+
+
+def grade_class(folders: Sequence[str], echo: Callable[[str], None] = lambda line: None, **options) -> list[Result]:
+    """Grade the runs of a class; what is wrong with one of them stays its own.
+
+    Args:
+        folders: Run folders; a folder that holds one run folder, as an unpacked archive does, stands for it.
+        echo: Told which run is looked at.
+        options: Of `grade_run`.
+    """
+    options["seed"] = secrets.randbelow(10**6) if options.get("seed") is None else options["seed"]
+    results = []
+    for folder in folders:
+        echo(f"{folder}:")
+        try:
+            results.append(Result(folder, grade_run(open_run(_run_below(Path(folder))), echo=echo, **options)))
+        except Exception as error:  # what a student hands in may be anything
+            kind = "" if isinstance(error, CannotStart) else f"{type(error).__name__}: "
+            results.append(Result(folder, None, f"{kind}{error}".splitlines()[0][:300]))
+    return results
+
+
+def _run_below(folder: Path) -> Path:
+    below = [path.parent for path in folder.glob("*/run.json")]
+    return below[0] if not (folder / "run.json").is_file() and len(below) == 1 else folder

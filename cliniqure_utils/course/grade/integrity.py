@@ -124,22 +124,32 @@ def check_parameters(run: Run) -> Iterator[Check]:
         if not used:
             yield Check(name, "parameters", FAIL, "run.json does not say with which parameters it was run")
             continue
-        profile = run.entry(name).get("profile")
-        try:
-            wanted = resolve(run.notebooks, read_profile(run.notebooks_dir / "profiles", str(profile)), {})[name]
-        except CannotStart as error:
-            yield Check(name, "parameters", FAIL, str(error))
-            continue
-        problems = []
-        for key in sorted(set(wanted) | set(used)):
-            if key in FREE and key in used:
-                continue
-            if key not in used or key not in wanted:
-                problems.append(f"{key} is {'not in run.json' if key not in used else 'no parameter of the course'}")
-            elif used[key] != wanted[key]:
-                problems.append(f"{key} is {used[key]!r}, in profile {profile} {wanted[key]!r}")
+        problems = strange_parameters(run, name)
         problems += _injection_problems(run, notebook, used)
-        yield Check(name, "parameters", FAIL if problems else PASS, "; ".join(problems[:3]) or f"profile {profile}")
+        yield Check(
+            name,
+            "parameters",
+            FAIL if problems else PASS,
+            "; ".join(problems[:3]) or f"profile {run.entry(name).get('profile')}",
+        )
+
+
+def strange_parameters(run: Run, name: str) -> list[str]:
+    """How the recorded parameters of a notebook differ from those of its profile, but for FREE."""
+    used, profile = parameters_of(run.record, name), run.entry(name).get("profile")
+    try:
+        wanted = resolve(run.notebooks, read_profile(run.notebooks_dir / "profiles", str(profile)), {})[name]
+    except CannotStart as error:
+        return [str(error)]
+    problems = []
+    for key in sorted(set(wanted) | set(used)):
+        if key in FREE and key in used:
+            continue
+        if key not in used or key not in wanted:
+            problems.append(f"{key} is {'not in run.json' if key not in used else 'no parameter of the course'}")
+        elif used[key] != wanted[key]:
+            problems.append(f"{key} is {_short(used[key])}, in profile {profile} {wanted[key]!r}")
+    return problems
 
 
 def _injection_problems(run: Run, notebook: Notebook, used: dict) -> list[str]:
@@ -153,10 +163,17 @@ def _injection_problems(run: Run, notebook: Notebook, used: dict) -> list[str]:
     elif run.copies[notebook.name] is None:
         return []
     return [
-        f"{key} was {values[key]!r} in the executed copy, {used[key]!r} in run.json"
+        f"{key} was {_short(values[key])} in the executed copy, {_short(used[key])} in run.json"
         for key in sorted(set(values) & set(used))
         if values[key] != used[key]
     ]
+
+
+def _short(value) -> str:
+    try:
+        return repr(value)[:80]
+    except ValueError:  # a whole number of thousands of digits
+        return "a number too long to show"
 
 
 def usable_parameters(run: Run, name: str) -> dict:
