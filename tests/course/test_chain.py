@@ -279,6 +279,36 @@ def test_a_kernel_that_dies_is_reported_with_its_cell(tmp_path):
         run(tmp_path / "notebooks", overrides={"all.seed": 1})
 
 
+LAUNCHER = """import sys
+from pathlib import Path
+tried = Path(__file__).with_name("tried")
+tried.write_text(tried.read_text() + "x" if tried.exists() else "x")
+if len(tried.read_text()) <= {fails}:
+    sys.exit("Address already in use")
+from ipykernel import kernelapp
+kernelapp.launch_new_instance()"""
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_kernel_that_does_not_start_is_tried_twice(tmp_path, monkeypatch, fails):
+    """Eight chains at once: two kernels chose one port. And a Python whose kernel is broken."""
+    (tmp_path / "ipykernel_launcher.py").write_text(LAUNCHER.format(fails=fails))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    write_notebook(
+        tmp_path / "notebooks" / "01_first.ipynb", PARAMETERS, "print(get_ipython().history_manager.enabled)"
+    )
+    if fails == 2:
+        with pytest.raises(NotebookFailed, match="01_first stopped in no cell: KernelDidNotStart: no Jupyter kernel"):
+            run(tmp_path / "notebooks")
+        record = json.loads((tmp_path / "outputs/demo/run.json").read_text())
+        assert record["notebooks"]["01_first"]["status"] == "failed"
+        return
+    assert run(tmp_path / "notebooks")[1] == ["01_first"]
+    copy = json.loads((tmp_path / "outputs/demo/notebooks/01_first.ipynb").read_text())
+    assert copy["cells"][-1]["outputs"][0]["text"] == ["False\n"], "the history is a database in the home folder"
+
+
 SLOW = """import time
 from pathlib import Path
 folder = Path(run_dir) / "02_second"
