@@ -155,4 +155,6 @@ def has_few_greys(path: Path, shown: np.ndarray) -> bool:
     if not is_picture(path):
         return len(np.unique(shown)) < FEWEST_GREYS
     with Image.open(path) as image:
+        if image.mode in ("I", "F") or "I;16" in image.mode:  # Pillow counts values of 8 bits only
+            return len(np.unique(np.asarray(image))) < FEWEST_GREYS
         return image.getcolors(FEWEST_GREYS - 1) is not None
