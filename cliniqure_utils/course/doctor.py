@@ -93,6 +93,7 @@ def examine(repository: Path = REPOSITORY) -> tuple[list[str], bool]:
             continue
         if version != pin:
             others.append(f"{name} {version} (tested with {pin})")
+    problems += misfits()
     lines.append(f"Packages  {len(pins)} versions were tested together; {len(others)} differ here")
     lines += [f"          {line}" for line in others]
 
@@ -101,7 +102,10 @@ def examine(repository: Path = REPOSITORY) -> tuple[list[str], bool]:
     else:
         lines.append(f"Kernel    ipykernel {importlib.metadata.version('ipykernel')}; {_lab_kernel()}")
     if importlib.util.find_spec("torch") is not None:
-        lines.append(f"Device    auto means {_device()}")
+        try:
+            lines.append(f"Device    auto means {_device()}")
+        except Exception as error:  # libraries that do not fit each other fail in any way
+            problems.append(f"torch and torchvision do not work: {type(error).__name__}: {error}".splitlines()[0])
     memory = psutil.virtual_memory()
     lines.append(f"Memory    {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GB free")
     if memory.total < NEEDED_MEMORY * 2**30:
@@ -189,8 +193,60 @@ def _required() -> list[str]:
     return [line for line in importlib.metadata.requires("cliniqure") or [] if "extra ==" not in line]
 
 
+def misfits() -> list[str]:
+    """One line for each version that cannot work: below a bound of pyproject.toml, or not the one that another package
+    of it asks for, as a torchvision asks for its torch."""
+    problems = []
+    python, asked = platform.python_version(), importlib.metadata.metadata("cliniqure")["Requires-Python"]
+    if not fits(python, asked or ""):
+        problems.append(f"Python is {python}; CliniQure needs {asked}")
+    own = [line.split(";")[0] for line in _required()]
+    names = [re.match(r"[A-Za-z0-9._-]+", line).group() for line in own]
+    for asker, requirements in [("CliniQure", own), *((name, _asked_by(name)) for name in names)]:
+        for line in requirements:
+            name = re.match(r"[A-Za-z0-9._-]+", line).group()
+            if normalise(name) not in map(normalise, names):
+                continue
+            bounds = line[len(name) :].strip(" ()")
+            try:
+                version = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue  # said elsewhere
+            if not fits(version, re.sub(r"^\[.*?\]", "", bounds)):
+                problems.append(f"{name} is {version}; {asker} needs {name} {bounds}: {INSTALL_STEP}")
+    return problems
+
+
+def _asked_by(name: str) -> list[str]:
+    """What an installed package asks for everywhere; nothing where it is not installed."""
+    try:
+        lines = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [line for line in lines if ";" not in line]
+
+
+def fits(version: str, asked: str) -> bool:
+    """Whether a version lies within bounds such as `>=2.7,<3` or `==2.0.0`; of a version only the numbers count."""
+    own = _numbers(version)
+    for sign, bound in re.findall(r"(>=|<=|==|<|>)\s*([\w.*+]+)", asked):
+        other = _numbers(bound)
+        length = len(other) if bound.endswith("*") else max(len(own), len(other))
+        first, second = ((*numbers, *[0] * length)[:length] for numbers in (own, other))
+        held = {">=": first >= second, "<=": first <= second, "==": first == second, "<": first < second}
+        if not held.get(sign, first > second):
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.match(r"\d+(?:\.\d+)*", version).group().split(".")))
+
+
 def _device() -> str:
     import torch
+    from torchvision.ops import nms
 
+    nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # a torchvision of another torch lacks its compiled operators
     device = resolve_device("auto")
     return f"{device} ({torch.cuda.get_device_name()})" if device == "cuda" else device

@@ -73,3 +73,52 @@ def test_nothing_about_the_person_is_printed(repository):
         assert not private or private not in text
     assert f"/{getpass.getuser()}/" not in text
     assert "CliniQure 0." in text
+
+
+@pytest.mark.parametrize(
+    "name, version, words",
+    [
+        ("pydicom", "2.4.4", "pydicom is 2.4.4; CliniQure needs pydicom >=3"),
+        ("transformers", "4.30.0", "transformers is 4.30.0; CliniQure needs transformers >=5"),
+        ("pandas", "2.3.3", "pandas is 2.3.3; CliniQure needs pandas >=3"),
+        ("papermill", "2.6.9", "papermill is 2.6.9; CliniQure needs papermill >=2.7"),
+        ("torch", "2.0.1", "torch is 2.0.1; torchvision needs torch"),
+    ],
+)
+def test_a_version_that_cannot_work_is_a_problem(repository, monkeypatch, name, version, words):
+    plain = doctor.importlib.metadata.version
+    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda asked: version if asked == name else plain(asked))
+    assert any(line.startswith(words) for line in doctor.misfits()), doctor.misfits()
+    lines, healthy = doctor.examine(repository)
+    assert not healthy and any(line.startswith(f"PROBLEM   {words}") for line in lines)
+
+
+def test_a_torchvision_of_another_torch_is_a_problem(repository, monkeypatch):
+    """torchvision 0.15 beside torch 2.14: by what it asks for, and where its operators are missing."""
+    plain = doctor.importlib.metadata.requires
+    old = ["numpy", "requests", "torch (==2.0.0)", "pillow !=8.3.*,>=5.3.0"]
+    monkeypatch.setattr(
+        doctor.importlib.metadata, "requires", lambda asked: old if asked == "torchvision" else plain(asked)
+    )
+    assert len(doctor.misfits()) == 1 and "; torchvision needs torch ==2.0.0: pip install" in doctor.misfits()[0]
+    monkeypatch.setattr("torchvision.ops.nms", lambda *_: (_ for _ in ()).throw(RuntimeError("no operator nms\nmore")))
+    lines, healthy = doctor.examine(repository)
+    assert not healthy and "PROBLEM   torch and torchvision do not work: RuntimeError: no operator nms" in lines
+
+
+def test_what_is_installed_here_fits():
+    assert doctor.misfits() == []
+
+
+@pytest.mark.parametrize(
+    "version, asked, held",
+    [
+        ("2.14.1+cpu", "==2.14.1", True), ("2.14.1", "==2.14", False), ("2.14.0", "==2.14", True),
+        ("2.14.1", "==2.14.*", True), ("3.0.2", ">=3", True), ("2.99", ">=3", False), ("3.13.1", ">=3.11,<3.14", True),
+        ("3.14.0", ">=3.11,<3.14", False), ("3.10.9", ">=3.11,<3.14", False), ("5.0.0rc1", ">=5", True),
+        ("1", "", True),
+        ("2", ">2", False), ("2.0.1", "<=2", False), ("10.0", ">=9.5", True),
+    ],
+)  # fmt: skip
+def test_bounds_of_versions(version, asked, held):
+    assert doctor.fits(version, asked) is held
