@@ -135,7 +135,10 @@ def _parser() -> argparse.ArgumentParser:
     given = predict.add_mutually_exclusive_group()
     given.add_argument("--symptoms", metavar="TEXT", default="", help="told to the language model with every film")
     given.add_argument(
-        "--symptoms-csv", type=_given, metavar="FILE", help="columns image_id (file name without ending), symptoms"
+        "--symptoms-csv",
+        type=_given,
+        metavar="FILE",
+        help="columns image_id (file name; with its folder where two are alike), symptoms",
     )
     predict.add_argument("--no-llm", action="store_true", help="facts only: no prose, seconds faster")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")

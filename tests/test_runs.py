@@ -1,16 +1,18 @@
 """The run folder's files: whole or not there, whatever stops the process that writes them."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import pandas as pd
 import pytest
 
-from cliniqure_utils.runs import atomic_path, clear_unfinished, filling, read_table, write_table
+from cliniqure_utils.runs import atomic_path, clear_unfinished, filling, lock, read_table, write_table
 
 
 def test_ids_are_text_and_only_an_empty_field_is_missing(tmp_path):
@@ -91,3 +93,48 @@ def test_what_a_killed_process_left_is_cleared_by_the_next_that_fills_the_folder
     (left,) = tmp_path.glob(".*.model")
     with filling(tmp_path):
         assert not left.exists()
+
+
+def test_a_full_disk_names_the_file_and_not_the_hidden_one_beside_it(tmp_path):
+    for name in ("table.csv", "folder"):
+        with pytest.raises(OSError) as failed, atomic_path(tmp_path / name) as temporary:
+            raise OSError(28, "No space left on device", str(temporary / "part" if name == "folder" else temporary))
+        assert failed.value.filename == str(tmp_path / name)
+    with pytest.raises(OSError) as failed, atomic_path(tmp_path / "text") as temporary:
+        raise OSError(28, "No space left on device")  # a write, which knows no name
+    assert failed.value.filename == str(tmp_path / "text")
+    with pytest.raises(FileNotFoundError) as failed, atomic_path(tmp_path / "text") as temporary:
+        open(tmp_path / "gone")  # noqa: SIM115 - it is not there
+    assert failed.value.filename == str(tmp_path / "gone"), "another file keeps its name"
+    with pytest.raises(OSError) as failed, atomic_path(tmp_path) as temporary:
+        temporary.write_text("a file cannot take the place of a folder")
+    assert failed.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_a_line_and_no_end(tmp_path, monkeypatch, capsys, number):
+    """NFS without its lock service. Of ENOSYS filelock makes a lock of its own."""
+    import fcntl
+
+    def no_locks(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with lock(tmp_path / ".lock"):
+            (tmp_path / "work").touch()
+        with filling(tmp_path / "models"):
+            (tmp_path / "models" / "a").touch()
+    assert ("knows no locks" in capsys.readouterr().out) == (number != errno.ENOSYS)
+
+
+def test_a_lock_that_cannot_be_made_for_another_reason_is_an_error(tmp_path, monkeypatch):
+    import fcntl
+
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(OSError, match="Input/output error"), lock(tmp_path / ".lock"):
+        pass

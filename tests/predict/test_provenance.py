@@ -1,6 +1,7 @@
 """Reports say when and by what they were made; DICOM ids follow their content; no result is read as a film."""
 
 import hashlib
+import importlib.metadata
 import json
 import shutil
 
@@ -15,13 +16,15 @@ from cliniqure_utils.predict.folders import find_films
 from cliniqure_utils.predict.inputs import refusal
 from cliniqure_utils.project import REPOSITORY
 
+PROGRAM = f"cliniqure {importlib.metadata.version('cliniqure')}"
+
 
 def test_every_page_says_when_and_by_what_it_was_made(predicted, run_dir):
     out = predicted[1]
     made_by = json.loads((out / "one_report.json").read_text())["made_by"]
     names = [f"{name}/model.safetensors" for name in ("02_detect", "03_classify", "04_crude_report")]
     assert made_by["weights"] == {name: hashlib.sha256((run_dir / name).read_bytes()).hexdigest() for name in names}
-    assert made_by["made"].endswith("Z") and made_by["program"] == "cliniqure 0.1.0"
+    assert made_by["made"].endswith("Z") and made_by["program"] == PROGRAM
     assert made_by["run"] == "run" and made_by["run_started"] == json.loads((run_dir / "run.json").read_text()).get(
         "started"
     )
@@ -32,7 +35,7 @@ def test_every_page_says_when_and_by_what_it_was_made(predicted, run_dir):
         for digest in made_by["weights"].values():
             assert digest[:12] in text, page
     structured = pydicom.dcmread(out / "one_report.dcm")
-    assert structured.SoftwareVersions == "cliniqure 0.1.0"
+    assert structured.SoftwareVersions == PROGRAM
     assert any(made_by["weights"][names[0]] in item.get("TextValue", "") for item in structured.ContentSequence)
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from cliniqure_utils.reports import clean_field, gather_evidence, place_in_words
+from cliniqure_utils.reports import age_in_words, clean_field, gather_evidence, place_in_words
 from cliniqure_utils.vocabulary import FINDINGS
 
 
@@ -15,6 +15,17 @@ from cliniqure_utils.vocabulary import FINDINGS
 def test_places_in_words(box, words):
     assert place_in_words("Consolidation", box, 100, 100) == words
     assert place_in_words("Cardiomegaly", box, 100, 100) == "midline"
+
+
+@pytest.mark.parametrize(
+    "years, words",
+    [(54.0, "54 years"), (2.0, "2 years"), (None, ""), (float("nan"), ""), (0.05, "under 1 month"),
+     *[(round(months / 12, 2), f"{months} months") for months in range(2, 24)], (round(1 / 12, 2), "1 month"),
+     (round(20 / 365.25, 2), "under 1 month"), (round(6 / 52.18, 2), "1 month")],
+)  # fmt: skip
+def test_an_age_in_words(years, words):
+    """Years as the header's reader gives them, rounded to two digits."""
+    assert age_in_words(years) == words
 
 
 def test_signs_of_more_and_less_are_no_marks():

@@ -16,6 +16,10 @@ def test_the_prompt_holds_all_four_inputs_and_asks_for_what_the_paper_asks(evide
     assert "unknown" in build_prompt(Evidence("b"))[0] and "No finding" in build_prompt(Evidence("b"))[0]
 
 
+def test_a_small_child_is_not_told_to_be_0_years_old():
+    assert build_prompt(Evidence("a", age_years=0.25, sex="F"))[0].startswith("Patient: 3 months, female\n")
+
+
 class Words:
     """A tokenizer that counts words."""
 
