@@ -4,11 +4,15 @@ import ctypes
 import os
 import platform
 import random
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 # A waiting thread that spins takes the core from one that works, and one that sleeps at once wakes up too late for the
 # next of many short operations: a short spin (libgomp), then sleep. BENCHMARKS.md has what it saves.
 THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
+SHARED_MEMORY = Path("/dev/shm")
+WORKER_BYTES = 256 * 2**20  # of it for a loader process: four batches of 16 films of 1,024 pixels
 
 
 def prepare_process(seed: int) -> None:
@@ -50,30 +54,58 @@ def keep_freed_memory() -> bool:
 
 
 def thread_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """`THREADS` for a process that is about to start; none where `environment` sets one: the user has chosen."""
-    return {} if THREADS.keys() & environment.keys() else dict(THREADS)
+    """Settings of a process that is about to start; one that `environment` has is the user's choice.
+
+    `THREADS`, none where one of them is set; and as many threads as cores where a container may use fewer than it sees
+    (`docker --cpus`): OpenMP does not ask for that limit.
+    """
+    settings = {} if THREADS.keys() & environment.keys() else dict(THREADS)
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if usable_cores() < seen and "OMP_NUM_THREADS" not in environment:
+        settings["OMP_NUM_THREADS"] = str(usable_cores())
+    return settings
 
 
 def resolve_device(device: str) -> str:
-    """`auto` -> "cuda" or "mps" where there is one, else "cpu"; any other name is passed on."""
+    """`auto` -> "cuda" or "mps" where there is one that works, else "cpu"; any other name is passed on.
+
+    A GPU works if it can convolve and add. One for which torch brings no kernels (a GTX 10 or a P100 with a new CUDA),
+    or whose memory is full, is passed over with a line.
+    """
     if device != "auto":
         return device
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    for name, is_there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
+        if is_there():
+            try:
+                film = torch.ones(1, 1, 8, 8, device=name)
+                torch.nn.functional.conv2d(film, film[..., :3, :3]).sum().item()
+                return name
+            except (RuntimeError, NotImplementedError) as error:
+                said = str(error).strip().splitlines() or [type(error).__name__]
+                print(f"device: {name} is there but does not work ({said[0][:100]}); the CPU takes its place")
+    return "cpu"
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use: fewer than the machine has where `taskset` or a scheduler says so."""
-    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on
-        return os.process_cpu_count() or 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores that this process may use: fewer than the machine has where `taskset`, a scheduler or a container
+    (`docker --cpus`) says so."""
+    from joblib import cpu_count
+
+    return cpu_count()
 
 
 def worker_count(n_jobs: int, device: str) -> int:
-    """Loader processes: none beside a CPU, which computes with all cores; else n_jobs, -1 for all cores but one."""
+    """Loader processes: none beside a CPU, which computes with all cores; else n_jobs, -1 for all cores but one.
+
+    Batches travel through /dev/shm, of which a container has 64 MB by default: no more workers than fit into it, and a
+    line where these are fewer.
+    """
     if device == "cpu":
         return 0
-    return max(1, usable_cores() - 1) if n_jobs < 0 else n_jobs
+    wanted = max(1, usable_cores() - 1) if n_jobs < 0 else n_jobs
+    room = shutil.disk_usage(SHARED_MEMORY).free // WORKER_BYTES if SHARED_MEMORY.is_dir() else wanted
+    if room < wanted:
+        print(f"{SHARED_MEMORY} has room for {room} of {wanted} loader processes (docker: --shm-size=8g)")
+    return min(room, wanted)

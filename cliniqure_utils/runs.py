@@ -3,6 +3,7 @@
 Every notebook opens with `step = RunStep(run_dir, "NN_name")` and closes with `step.summary()`.
 """
 
+import errno
 import json
 import os
 import re
@@ -69,13 +70,42 @@ def filling(folder: str | Path) -> Iterator[None]:
 
     Nobody else writes there meanwhile, so what `atomic_path` was writing when its process was killed is removed.
     """
-    from filelock import FileLock
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    with lock(folder / ".lock"):
         clear_unfinished(folder)
         yield
+
+
+@contextmanager
+def lock(path: str | Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file; it goes with the process, however it ends.
+
+    Some network folders know no locks (NFS without its lock service: ENOLCK). There a line says so, and the work goes
+    on without one.
+
+    Args:
+        path: The file, in a folder that exists.
+        wait: Wait until the holder lets go.
+
+    Raises:
+        filelock.Timeout: Another process holds it, and `wait` is False.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(path)
+    try:
+        held.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        print(f"note: the file system of {Path(path).parent.name} knows no locks; start nothing else that writes there")
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def write_text(path: str | Path, text: str) -> None:

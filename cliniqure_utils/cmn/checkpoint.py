@@ -227,7 +227,7 @@ def load(folder: str | Path, visual_extractor: torch.nn.Module | None = None) ->
         BadCheckpoint: They do not fit each other.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load as load_tensors
 
     folder = Path(folder)
     for name in ("model.safetensors", "vocabulary.json", "config.json"):
@@ -241,7 +241,7 @@ def load(folder: str | Path, visual_extractor: torch.nn.Module | None = None) ->
         raise BadCheckpoint(f"{folder.name} was made with a visual extractor of the caller's own; pass it in")
     model = R2GenCMN(Tokenizer.from_file(folder / "vocabulary.json"), config, visual_extractor)
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))
     except (RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise BadCheckpoint(f"{folder.name}/model.safetensors does not fit its config.json ({reason})") from error

@@ -12,7 +12,7 @@ import pandas as pd
 from cliniqure_utils.cohort.anatomy import Anatomy, ensure_anatomy
 from cliniqure_utils.cohort.plan import has_follow_up, plan_patient, plan_visits
 from cliniqure_utils.process import keep_freed_memory
-from cliniqure_utils.runs import clear_unfinished, write_json, write_jsonl, write_table
+from cliniqure_utils.runs import clear_unfinished, lock, write_json, write_jsonl, write_table
 from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS, NO_FINDING, PHYSIONET_TO_KAGGLE
 
 VERSION = 4  # raise when a change alters the films or the tables
@@ -64,14 +64,12 @@ def ensure_cohort(
         CohortError: The folder holds films or annotations that are not ours (real data is never touched), or an unknown
             layout.
     """
-    from filelock import FileLock
-
     if layout not in LAYOUTS:
         raise CohortError(f"layout must be one of {', '.join(LAYOUTS)}, found {layout!r}")
     data_dir = Path(data_dir)
     _refuse_real_data(data_dir)
     data_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(data_dir / ".cohort.lock"):
+    with lock(data_dir / ".cohort.lock"):
         clear_unfinished(data_dir)
         settings = {
             "version": VERSION, "n_patients": n_patients, "size": size, "seed": seed, "layout": layout,

@@ -170,7 +170,7 @@ def _is_there(place: str, repository: Path) -> bool:
     base = repository
     if place.startswith("~/"):
         library, place = place[2:].split("/", 1)
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path(os.path.expanduser("~"), ".cache")))
         variable = {"torch": "TORCH_HOME", "huggingface": "HF_HOME"}[library]
         base = Path(os.environ.get(variable, cache / library))
     return next(base.glob(place), None) is not None

@@ -9,6 +9,7 @@ import copy
 import hashlib
 import io
 import json
+import os
 import re
 import sys
 import tempfile
@@ -139,7 +140,7 @@ def output_texts(notebook: dict) -> Iterator[tuple[str, str]]:
 
 def private_path(text: str) -> str | None:
     """The first path in a text that belongs to this machine or to a person's folder, if there is one."""
-    here = {str(REPOSITORY), str(Path.home()), tempfile.gettempdir(), sys.prefix} - {"/"}
+    here = {str(REPOSITORY), os.path.expanduser("~"), tempfile.gettempdir(), sys.prefix} - {"/", "~"}
     for place in sorted(here, key=len, reverse=True):
         if re.search(rf"(?<![\w.<]){re.escape(place)}(?![\w.-])", text):
             return place

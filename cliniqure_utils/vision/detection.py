@@ -100,7 +100,7 @@ def build_detector(
     # Regions are cut out of one map, or of the pyramid's map that fits their size.
     names = ["0", "1", "2", "3"] if neck == "fpn" else ["0"]
     # One sample in each bin is enough on the fine map; the coarse ones get four.
-    roi_align = MultiScaleRoIAlign(names, roi_pool_size, sampling_ratio=1 if neck == "topdown" else 2)
+    roi_align = CompiledRoIAlign(names, roi_pool_size, sampling_ratio=1 if neck == "topdown" else 2)
     if neck == "topdown" and not plain:
         roi_align = fast.RoIAlignOnOneMap(roi_pool_size)
     sizes = levels if neck == "fpn" else (scales,)
@@ -126,6 +126,26 @@ def build_detector(
         box_batch_size_per_image=rois_per_image,
     )
     return Detector(network, image_size)
+
+
+class CompiledRoIAlign(MultiScaleRoIAlign):
+    """torchvision's, always by its compiled operator.
+
+    On a GPU torchvision takes a version in Python where deterministic algorithms are asked for: through torch.compile,
+    which needs a C compiler, and with some 30 GB for a film of 400 pixels (pytorch/vision 8168). The last digits of a
+    gradient on a GPU then depend on chance.
+    """
+
+    def forward(self, x, boxes, image_shapes):
+        asked, warns = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+        torch.use_deterministic_algorithms(False)
+        try:
+            return super().forward(x, boxes, image_shapes)
+        finally:
+            torch.use_deterministic_algorithms(asked, warn_only=warns)
 
 
 class Detector(nn.Module):

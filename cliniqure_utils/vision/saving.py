@@ -31,14 +31,14 @@ def load_model(folder: str | Path, build: Callable[[dict], nn.Module]) -> nn.Mod
         MissingInput: A file is missing; the message names it and the notebook that makes it.
         ValueError: The weights do not fit the settings.
     """
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
         require(folder.parent, f"{folder.name}/{name}")
     model = build(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(load((folder / "model.safetensors").read_bytes()))
     except RuntimeError as error:
         last = str(error).splitlines()[-1].strip()
         raise ValueError(f"{folder.name}/model.safetensors does not fit its config.json: {last}") from error

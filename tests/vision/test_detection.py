@@ -154,3 +154,22 @@ def test_without_weights_there_is_nothing_to_freeze(small_detector):
     body = trunks.TopDown(trunks.build_trunk("tiny"))
     small_detector(body=body, frozen_parts=1)
     assert not any(p.requires_grad for p in body.trunk.stem.parameters())
+
+
+def test_regions_are_cut_out_by_the_compiled_operator(monkeypatch):
+    """torchvision would take a slow version in Python on a GPU while deterministic algorithms are asked for."""
+    from torchvision.ops import poolers
+
+    seen = []
+    plain = poolers.roi_align
+    watch = lambda *a, **k: (seen.append(torch.are_deterministic_algorithms_enabled()), plain(*a, **k))[1]  # noqa: E731
+    monkeypatch.setattr(poolers, "roi_align", watch)
+    pool = detection.build_detector(backbone="tiny", neck="none", image_size=64).network.roi_heads.box_roi_pool
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        pool({"0": torch.ones(1, 4, 4, 4)}, [torch.tensor([[0.0, 0.0, 32.0, 32.0]])], [(64, 64)])
+        asked = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        assert seen == [False] and asked == (True, True)
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

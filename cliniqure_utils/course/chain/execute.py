@@ -24,6 +24,7 @@ KERNEL_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",  # its warning after a fork would land in the output
     "PYTHONHASHSEED": "0",  # the order of a set is the same in every run
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # CUDA's condition for deterministic matrix products
+    "PYTORCH_ENABLE_MPS_FALLBACK": "1",  # what Apple's GPU cannot do yet, the CPU does
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warning in the output
 }
 QUIET = ("--HistoryManager.enabled=False",)  # IPython's history is a database in the home folder: on NFS it stalls

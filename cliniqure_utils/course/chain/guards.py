@@ -8,25 +8,23 @@ from pathlib import Path
 
 from cliniqure_utils.course.chain.screen import short_path
 from cliniqure_utils.project import CannotStart
+from cliniqure_utils.runs import lock
 
 
 @contextlib.contextmanager
 def run_folder_lock(run_dir: Path) -> Iterator[None]:
     """One chain per run folder; the lock goes with the process, however it ends."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     run_dir.mkdir(parents=True, exist_ok=True)
-    held = FileLock(run_dir / ".lock")
-    try:
-        held.acquire(timeout=0)
-    except Timeout:
-        raise CannotStart(
-            f"another run is using {short_path(run_dir)}: wait for it or choose another --run-dir"
-        ) from None
-    try:
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lock(run_dir / ".lock", wait=False))
+        except Timeout:
+            raise CannotStart(
+                f"another run is using {short_path(run_dir)}: wait for it or choose another --run-dir"
+            ) from None
         yield
-    finally:
-        held.release()
 
 
 @contextlib.contextmanager

@@ -396,7 +396,8 @@ class _Chain:
 
     def _take_device(self) -> None:
         if self.probe is not None:
-            self.record["device"] = self.probe.communicate()[0].strip() or "unknown"
+            said = self.probe.communicate()[0].split()  # after a line about a device that does not work
+            self.record["device"] = said[-1] if said else "unknown"
             self.probe = None
 
     def _explain(self, failed: NotebookFailed, echo) -> None:
