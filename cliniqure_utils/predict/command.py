@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from cliniqure_utils.predict.files import write_film, write_index
 from cliniqure_utils.predict.films import NEEDED, check_models, in_one_line, stream_films
 from cliniqure_utils.predict.folders import find_films
 from cliniqure_utils.predict.names import printable, report_names, shown_names
-from cliniqure_utils.predict.provenance import provenance
+from cliniqure_utils.predict.provenance import digest_of, provenance
 from cliniqure_utils.predict.symptoms import read_symptoms
 from cliniqure_utils.predict.writing import RunSettings, Writer, build_report, evidence_of, read_settings
 from cliniqure_utils.process import keep_freed_memory
@@ -73,7 +74,7 @@ def predict(
     settings = read_settings(run_dir)
     if eyes:
         settings = _with_eyes(settings, eyes)
-    if any(entry.is_dir() and entry.resolve() == out_dir.resolve() for entry in inputs):
+    if any(os.path.isdir(entry) and os.path.realpath(entry) == os.path.realpath(out_dir) for entry in inputs):
         raise CannotStart(f"--out {out_dir} is one of the folders with films; choose another")
     texts, unknown = read_symptoms(symptoms_csv, paths) if symptoms_csv else ({}, [])
     if not paths and not unread:
@@ -90,7 +91,9 @@ def predict(
             raise CannotStart(f"{error}; or give --no-llm for the facts alone") from None
     weights = [name for name in NEEDED if name.endswith(".safetensors")]
     weights += [writer.adapter] if writer and writer.adapter else []
-    settings = dataclasses.replace(settings, provenance=provenance(run_dir, weights))
+    made = provenance(run_dir, weights)
+    made["weights"] |= settings.provenance.get("weights", {})  # of other eyes
+    settings = dataclasses.replace(settings, provenance=made)
     out_dir.mkdir(parents=True, exist_ok=True)
 
     names, shown = report_names(paths), shown_names([*paths, *(path for path, _ in unread)])
@@ -148,7 +151,8 @@ def _with_eyes(settings: RunSettings, eyes: str) -> RunSettings:
         raise CannotStart(f"--eyes: {error}") from None
     name = Path(eyes).name.removeprefix("xrv:")  # of a file: where it lies is nobody's business
     thresholds = dict.fromkeys(CLASSES, 0.5)
-    return dataclasses.replace(settings, eyes=name, left_out=model.left_out, thresholds=thresholds)
+    made = {"weights": {name: digest_of(model.state_dict().values())}}
+    return dataclasses.replace(settings, eyes=name, left_out=model.left_out, thresholds=thresholds, provenance=made)
 
 
 @contextlib.contextmanager

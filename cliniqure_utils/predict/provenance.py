@@ -29,6 +29,14 @@ def provenance(run_dir: str | Path, weights: Iterable[str]) -> dict:
     }
 
 
+def digest_of(tensors: Iterable) -> str:
+    """sha256 of the numbers of tensors: for weights that may lie in more than one kind of file."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def now() -> str:
     """This second, UTC, ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,5 +1,6 @@
 """Films classified by torchxrayvision's network instead of the run's classifier."""
 
+import hashlib
 import json
 
 import pytest
@@ -42,6 +43,10 @@ def test_eyes_say_what_they_know_and_the_run_the_rest(films, run_dir, predicted,
         "torchxrayvision's network also says what is no finding of this project: Fracture (0.99)"
     ]
     assert report["made_by"]["eyes"] == "eyes.pt" and report["made_by"]["left_out"] == LEFT_OUT
+    digest = hashlib.sha256(
+        b"".join(value.numpy().tobytes() for value in load_xrv(f"xrv:{weights}").state_dict().values())
+    )
+    assert report["made_by"]["weights"]["eyes.pt"] == digest.hexdigest()
     own = json.loads((predicted[1] / "one_report.json").read_text())
     assert own["made_by"]["eyes"] is None and own["made_by"]["left_out"] == []
     assert (report["boxes"], report["crude_report"]) == (own["boxes"], own["crude_report"])

@@ -104,6 +104,13 @@ def test_every_film_read_is_0_and_nothing_but_what_cannot_be_opened_is_1(call, f
     assert call(folder / "loop.dcm") == 1 and list(reasons(tmp_path / "out")) == ["loop.dcm"]
 
 
+def test_an_output_folder_that_leads_nowhere_is_one_line(run_dir, folder, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    command = ["predict", str(folder), "--run-dir", str(run_dir), "--no-llm", "--out", str(tmp_path / "loop")]
+    assert cli.main(command) == 2
+    assert capsys.readouterr().err == f"cliniqure: {tmp_path / 'loop'} cannot be used (File exists)\n"
+
+
 def test_a_name_that_the_terminal_cannot_print_is_printed_as_escapes(call, folder, tmp_path, monkeypatch):
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", terminal)
