@@ -1,7 +1,8 @@
 """run.json: which notebooks ran, with what, and what they wrote.
 
 The head holds what is true of the folder as a whole: profile and seed (one, or a list where notebooks ran with
-different ones), the data folder that was read, installed versions, platform and device. Each notebook's entry holds
+different ones), the data folder that was read, installed versions, platform, device, and the processor's instruction
+set as torch sees it. Each notebook's entry holds
 the profile and the parameters with which it ran; a later command with other ones does not change them.
 """
 

@@ -92,6 +92,7 @@ def test_another_number_on_one_machine_is_1_and_unexplained(tmp_path, capsys):
         ({"profile": "smoke"}, "profile: demo | smoke"),
         ({"versions": {"python": "3.11.7", "torch": "2.15.0"}}, "version of torch: 2.14.1 | 2.15.0"),
         ({"platform": "Darwin"}, "platform: Linux-x | Darwin"),
+        ({"processor": "DEFAULT"}, "processor: none | DEFAULT"),
         ({"device": "cuda"}, "device: cpu | cuda"),
         ({"data": {"kind": "archive"}}, "data: simulated | archive"),
         ({"data": {"kind": "simulated", "cohort": "c1", "tables": {"train.csv": "t2"}}}, "data: train.csv"),

@@ -111,7 +111,8 @@ def test_every_promised_file_is_there(smoke_run, name):
 
 def test_run_json_holds_the_whole_run(smoke_run):
     run = json.loads((smoke_run.run_dir / "run.json").read_text())
-    assert run["profile"] == "smoke" and run["status"] == "done" and run["seed"] == 2024 and run["device"]
+    assert run["profile"] == "smoke" and run["status"] == "done" and run["seed"] == 2024
+    assert run["device"] and run["processor"]
     assert run["data"]["kind"] == "simulated" and {"torch", "transformers"} <= set(run["versions"])
     assert list(run["notebooks"]) == list(STEPS)
     for name, entry in run["notebooks"].items():

@@ -375,6 +375,7 @@ class _Chain:
             "versions": self.versions,
             "platform": platform.platform(),
             "device": self.record.get("device"),
+            "processor": self.record.get("processor"),
             "notebooks": entries,
         }
 
@@ -383,11 +384,15 @@ class _Chain:
         write_json(self.run_dir / "run.json", self.record)
 
     def _ask_device(self) -> None:
-        """What `auto` means here, asked in a process of its own: importing torch would cost this one 300 MB."""
+        """What `auto` means here, and which instructions torch takes; asked in a process of its own, since importing
+        torch would cost this one 300 MB."""
         devices = {values["device"] for values in self.values.values() if "device" in values}
         self.probe = None
         if devices == {"auto"}:
-            code = "from cliniqure_utils.process import resolve_device; print(resolve_device('auto'))"
+            code = (
+                "import torch\nfrom cliniqure_utils.process import resolve_device\n"
+                "print(resolve_device('auto'), torch.backends.cpu.get_cpu_capability())"
+            )
             self.probe = subprocess.Popen(
                 [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
@@ -397,7 +402,7 @@ class _Chain:
     def _take_device(self) -> None:
         if self.probe is not None:
             said = self.probe.communicate()[0].split()  # after a line about a device that does not work
-            self.record["device"] = said[-1] if said else "unknown"
+            self.record["device"], self.record["processor"] = said[-2:] if len(said) > 1 else ("unknown", None)
             self.probe = None
 
     def _explain(self, failed: NotebookFailed, echo) -> None:
