@@ -82,6 +82,8 @@ def test_a_class_of_three(course, tmp_path, as_the_course, capsys):
     assert table["baker"][5] == "07_evaluate, finished: not run; expected done"
     assert table["clark"][0] == "FAILED" and table["clark"][5].startswith("07_evaluate, inputs: it was run with other")
     assert table["marks.csv"][0] == "not graded" and "is no run folder" in table["marks.csv"][1]
+    assert "07_evaluate  numbers worked out again: not worked out: it has not run" in said
+    assert "the package has changed since the run" not in said
     assert code == 2  # one of them cannot be graded
     values = json.loads(written[0].read_text())
     assert [value["passed"] for value in values] == [True, False, False, True, False]

@@ -40,7 +40,9 @@ def as_class_table(results: Sequence[Result]) -> list[str]:
             continue
         counts = Counter(check.status for check in result.grade.checks)
         solved = Counter(exercise.verdict for exercise in result.grade.exercises)
-        first = next((f"{c.step}, {c.name}: {c.message}" for c in result.grade.checks if c.status == FAIL), "")
+        steps = [check.step for check in result.grade.checks]
+        failed = sorted((c for c in result.grade.checks if c.status == FAIL), key=lambda c: steps.index(c.step))
+        first = f"{failed[0].step}, {failed[0].name}: {failed[0].message}" if failed else ""
         rows.append(
             (result.folder, "passed" if result.grade.passed else "FAILED",
              f"{counts['pass']} of {counts['pass'] + counts[FAIL]}",

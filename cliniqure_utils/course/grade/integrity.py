@@ -196,7 +196,9 @@ def check_chain(run: Run) -> Iterator[Check]:
     names = list(files)
     unknown = []
     for notebook in run.notebooks:
-        parts = run.entry(notebook.name).get("parts", {})
+        parts = run.entry(notebook.name).get("parts")
+        if parts is None:  # it has not run
+            continue
         modules = fingerprint.imported_modules(notebook.code, run.package_dir)
         if parts.get("package") != fingerprint.digest(fingerprint.package_part(modules)):
             unknown.append(notebook.name)

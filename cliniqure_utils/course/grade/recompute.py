@@ -44,6 +44,8 @@ def recompute(run: Run) -> tuple[list[Check], dict | None]:
     notebook = next((n for n in run.notebooks if n.name == STEP), None)
     if notebook is None:
         return [], None
+    if not run.entry(STEP):
+        return [Check(STEP, "numbers worked out again", FAIL, "not worked out: it has not run")], None
     with tempfile.TemporaryDirectory() as place:
         # The notebook prints the folder's name, as it was then: a run that is handed in may be renamed.
         recorded = parameters_of(run.record, STEP).get("run_dir")
