@@ -61,12 +61,13 @@ def read_annotations(
     Returns:
         (annotations, rejected). annotations: image_id, rad_id, class_id, class_name and the four coordinates (NaN for
         "No finding"), in PhysioNet's layout also local_label, the name among the 22; attrs["layout"] is "kaggle" or
-        "physionet", attrs["clipped"] the number of boxes that were cut. rad_id is "R1" where the file names no reader
+        "physionet", attrs["clipped"] the number of boxes that were cut. A film that has only rejected findings keeps no
+        row: "No finding" of another reader does not make it normal. rad_id is "R1" where the file names no reader
         at all, "unknown" in a row that names none while others do. rejected: row (number of the data row, from 1; empty
         lines do not count), image_id, reason. Rows that repeat another one are in `rejected` too.
 
     Raises:
-        BadAnnotations: The file is missing, empty, not a table, or lacks a column.
+        BadAnnotations: The file is missing, empty, not a table, lacks a column, or gives boxes as shares of the film.
     """
     path = packaged_path() if str(source) == _PACKAGED else Path(source)
     table = read_table(path)
@@ -88,10 +89,12 @@ def read_annotations(
     class_id, local_label = _classes(cells, reject)
     normal = class_id == NO_FINDING_ID
     corners = _corners(cells, normal, reject)
+    _check_unit(corners[accepted & ~normal], path)
     written = corners
     if image_sizes is not None:
         corners = _cut(corners, image_sizes, film, films, normal, reject)
     was_cut = (corners != written).any(axis=1) & ~normal & accepted
+    _reject_doubtful(film, normal, accepted, reject)
 
     names = pd.array(CLASSES, dtype="str")
     out = pd.DataFrame({"image_id": cells.image_id, "rad_id": _readers(cells), "class_id": class_id})
@@ -209,8 +212,28 @@ def _corners(cells: pd.DataFrame, normal: np.ndarray, reject: Reject) -> np.ndar
     reject(~normal & np.isnan(corners).any(axis=1), "a finding without four coordinates")
     reject(~normal & np.isinf(corners).any(axis=1), "a coordinate is not finite")
     reject(~normal & (corners[:, 2:] < corners[:, :2]).any(axis=1), "the box is inside out")
-    reject(~normal & (corners[:, 2:] == corners[:, :2]).any(axis=1), "the box has no area")
+    single = corners.astype(np.float32)  # networks compute in single precision
+    reject(~normal & (single[:, 2:] <= single[:, :2]).any(axis=1), "the box has no area")
     return corners
+
+
+def _check_unit(corners: np.ndarray, path: Path) -> None:
+    """Refuse a file whose boxes (n, 4) all lie within the first pixel: they are shares of the film."""
+    if len(corners) and corners.min() >= 0 and corners.max() <= 1:
+        raise BadAnnotations(
+            f"{path.name}: all coordinates lie between 0 and 1, as shares of the film; expected pixels"
+        )
+
+
+def _reject_doubtful(film: np.ndarray, normal: np.ndarray, accepted: np.ndarray, reject: Reject) -> None:
+    """Reject "No finding" on films of which another row was rejected and no finding is left: they may not be normal."""
+    lost = np.flatnonzero(~accepted)
+    first = dict(zip(film[lost][::-1].tolist(), lost[::-1].tolist(), strict=True))
+    doubtful = normal & np.isin(film, film[lost]) & ~np.isin(film, film[accepted & ~normal])
+    reject(
+        doubtful,
+        lambda rows: [f"row {first[n] + 1} of this film was rejected: not known to be normal" for n in film[rows]],
+    )
 
 
 def _cut(

@@ -66,6 +66,34 @@ def test_boxes_are_cut_at_the_film_or_rejected(tmp_path):
     assert rejected.reason.tolist() == ["the box lies outside the film", "no film with this image_id"]
 
 
+@pytest.mark.parametrize("finding", [
+    "a,Cardiomegaly,3,R1,50,10,20,60", "a,Cardiomegaly,3,R1,,,,", "a,Edema,15,R1,1,1,9,9", "a,No finding,3,R1,,,,",
+    "a,Cardiomegaly,3,R1,200,10,300,60", "a,,,R1,1,1,9,9", "a,COPD,,R1,,,,", "a,Cardiomegaly,3,R1,1,1,9,9,9",
+    "a,Cardiomegaly,3,R1,10,10,10.0000001,60",
+])  # fmt: skip
+@pytest.mark.parametrize("first", [True, False])
+def test_a_film_with_only_a_rejected_finding_is_not_normal(tmp_path, finding, first):
+    """Another reader's "No finding" would make it normal in training and test, with "No finding." for a report."""
+    lines = [finding, "a,No finding,14,R2,,,,"][:: 1 if first else -1]
+    sizes = dict.fromkeys("abc", (100, 100))
+    lines += ["b,No finding,14,R1,,,,"] * 2 + ["c,No finding,14,R2,,,,", "c,ILD,5,R1,9,9,1,1", "c,ILD,5,R1,1,1,9,9"]
+    rows, rejected = read(tmp_path, "\n".join(lines) + "\n", image_sizes=sizes)
+    assert sorted(zip(rows.image_id, rows.class_name, strict=True)) == [
+        ("b", "No finding"), ("c", "ILD"), ("c", "No finding"),
+    ]  # fmt: skip
+    doubtful = rejected[rejected.reason.str.contains("not known to be normal")]
+    bad = 1 if first else 2
+    assert doubtful[["row", "image_id"]].values.tolist() == [[3 - bad, "a"]]
+    assert doubtful.reason.item().startswith(f"row {bad} of this film was rejected")
+    assert len(rejected) == 4, "the row, its film's other row, a repeat, a box that is inside out"
+
+
+def test_coordinates_as_shares_of_the_film_are_refused(tmp_path):
+    with pytest.raises(BadAnnotations, match="train.csv: all coordinates lie between 0 and 1"):
+        read(tmp_path, "a,ILD,5,R1,0.1,0.2,0.3,0.4\nb,ILD,5,R1,0,0,1,1\nc,No finding,14,R1,,,,\n")
+    assert len(read(tmp_path, "a,ILD,5,R1,0,0,1,2\n")[0]) == 1
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_encodings_and_line_ends_make_no_difference(tmp_path, encoding, newline):
