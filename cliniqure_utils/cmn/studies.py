@@ -142,7 +142,7 @@ class ReportDataset(torch.utils.data.Dataset):
         grey, side: Grey scale of the films, and their side in pixels: the model's `config.grey`, `config.image_size`.
 
     Raises:
-        ValueError: A film or study has no report, no such grey scale, or an image id cannot be a file name.
+        ValueError: A film or study has no report or an empty one, no such grey scale, or an image id is no file name.
     """
 
     def __init__(
@@ -171,6 +171,9 @@ class ReportDataset(torch.utils.data.Dataset):
             lacking = next((name for name in self.names if name not in reports), None)
             if lacking is not None:
                 raise ValueError(f"{lacking} has no report to learn from")
+            empty = next((name for name in self.names if not tokenizer.clean(reports[name]).strip(" .")), None)
+            if empty is not None:
+                raise ValueError(f"the report of {empty} is empty: nothing to learn from")
             self._ids = [torch.tensor(tokenizer.encode(reports[name], max_length + 1)) for name in self.names]
 
     def __len__(self) -> int:

@@ -100,6 +100,8 @@ class Tokenizer:
         if isinstance(content, dict) and isinstance(content.get("train"), list):
             if not all(isinstance(item, dict) and isinstance(item.get("report"), str) for item in content["train"]):
                 raise ValueError(f'{path.name}: every item of "train" must have a text "report"')
+            if not content["train"]:
+                raise ValueError(f'{path.name}: "train" is empty; the words are counted in its reports')
             return cls.from_reports((item["report"] for item in content["train"]), dataset, threshold)
         if isinstance(content, dict) and isinstance(content.get("words"), list):
             return cls(content["words"], content.get("dataset", dataset))

@@ -127,16 +127,38 @@ def _timm_network(model_name: str, weights: str | None) -> nn.Module:
                 f"ImageNet weights of {model_name} are not cached and could not be downloaded "
                 f"({type(error).__name__}); give a local file as the weights parameter, or set it to None"
             ) from error
-    from timm.models import load_checkpoint
-
     # timm cannot load a 1000-class file into 15 classes; a headless copy is loaded first, then the head is added.
     network = timm.create_model(model_name, pretrained=False, num_classes=0)
-    try:
-        load_checkpoint(network, weights, strict=False)
-    except FileNotFoundError as error:
-        raise MissingWeights(f"weights file {weights} does not exist") from error
+    _load_body_of_file(network, Path(weights), model_name)
     network.reset_classifier(len(CLASSES))
     return network
+
+
+def _load_body_of_file(network: nn.Module, path: Path, model_name: str) -> None:
+    """Give a headless timm network the weights of a file, all or none; a head in the file is left out."""
+    from timm.models import load_state_dict
+
+    if not path.is_file():
+        raise MissingWeights(f"weights file {path} does not exist")
+    try:
+        state = load_state_dict(str(path))
+    except Exception as error:  # a damaged file fails in many ways; each means the same to the user
+        raise MissingWeights(f"weights file {path.name} cannot be read ({type(error).__name__})") from error
+    wanted = {name: value.shape for name, value in network.state_dict().items()}
+    # Trainers put a name of their own in front of all tensors, such as "model." in "model.conv1.weight".
+    prefixes = {""} | {key[: n + 1] for key in state for n, sign in enumerate(key) if sign == "."}
+    fitting = max(
+        ({name: state[front + name] for name, shape in wanted.items()
+          if getattr(state.get(front + name), "shape", None) == shape} for front in sorted(prefixes)),
+        key=len,
+    )  # fmt: skip
+    missing = [name for name in wanted if name not in fitting and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(
+            f"{path.name} does not fit {model_name}: it gives {len(fitting)} of {len(wanted)} tensors, "
+            f"the first without one is {missing[0]}"
+        )
+    network.load_state_dict(fitting, strict=False)
 
 
 class HeatmapClassifier(nn.Module):

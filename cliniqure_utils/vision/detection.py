@@ -219,13 +219,15 @@ def check_images(image: torch.Tensor) -> list[torch.Tensor]:
 
 
 def check_boxes(boxes: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Refuse boxes that are not finite and labels outside 1-14, on which torchvision would train silently.
+    """Refuse boxes that are not finite or have no area, and labels outside 1-14.
 
     Raises:
         ValueError: Says which value was found.
     """
     if not torch.isfinite(boxes).all():
         raise ValueError(f"a box is not finite: {boxes.tolist()}")
+    if (boxes[:, 2:] <= boxes[:, :2]).any():
+        raise ValueError(f"a box has no area: {boxes.tolist()}")
     if len(labels) and not (1 <= int(labels.min()) and int(labels.max()) < N_CLASSES):
         raise ValueError(
             f"box labels must be 1-{N_CLASSES - 1} (0 is background), found {sorted(set(labels.tolist()))}"

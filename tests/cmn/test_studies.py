@@ -135,6 +135,9 @@ def test_the_data_set_of_single_films(tmp_path):
     assert len(long[0]["ids"]) == 6
     with pytest.raises(ValueError, match="a has no report to learn from"):
         cmn.ReportDataset(tmp_path, ["a"], tokenizer, {"b": "clear"})
+    for text in ("", "  ", ". .", "?\n"):
+        with pytest.raises(ValueError, match="the report of a is empty"):
+            cmn.ReportDataset(tmp_path, ["a"], tokenizer, {"a": text})
     with pytest.raises(ValueError, match="is no file name"):
         cmn.ReportDataset(tmp_path, ["../a"], tokenizer)
 

@@ -74,6 +74,9 @@ def test_vocabulary_files(tmp_path, vocabulary):
     mapping.write_text("{")
     with pytest.raises(ValueError, match="not a JSON file"):
         cmn.Tokenizer.from_file(mapping)
+    mapping.write_text('{"train": []}')
+    with pytest.raises(ValueError, match='mapping.json: "train" is empty'):
+        cmn.Tokenizer.from_file(mapping)
     with pytest.raises(FileNotFoundError, match="annotation.json"):
         cmn.Tokenizer.from_file(tmp_path / "absent.json")
     with pytest.raises(ValueError, match="unknown data set"):

@@ -153,3 +153,20 @@ def test_timm_checkpoint_with_1000_classes_gets_a_new_head(tmp_path):
     assert model.network.get_classifier().out_features == 15
     with pytest.raises(MissingWeights, match="nowhere.pth does not exist"):
         classification.build_classifier("test_resnet", str(tmp_path / "nowhere.pth"))
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_count(tmp_path):
+    import timm
+
+    source = timm.create_model("test_resnet", pretrained=False)
+    n = len(timm.create_model("test_resnet", pretrained=False, num_classes=0).state_dict())
+    for front in ("module.", "module.model.", "model.network.", "_orig_mod."):
+        torch.save({front + name: value for name, value in source.state_dict().items()}, tmp_path / "a.pth")
+        model = classification.build_classifier("test_resnet", str(tmp_path / "a.pth"))
+        assert torch.equal(model.network.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
+    torch.save({"other.weight": torch.zeros(3)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=f"a.pth does not fit test_resnet: it gives 0 of {n} tensors"):
+        classification.build_classifier("test_resnet", str(tmp_path / "a.pth"))
+    (tmp_path / "a.pth").write_bytes(b"no weights")
+    with pytest.raises(MissingWeights, match="a.pth cannot be read"):
+        classification.build_classifier("test_resnet", str(tmp_path / "a.pth"))
