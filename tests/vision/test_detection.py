@@ -173,3 +173,9 @@ def test_regions_are_cut_out_by_the_compiled_operator(monkeypatch):
         assert seen == [False] and asked == (True, True)
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def test_a_box_without_area_in_single_precision_is_refused():
+    box = torch.tensor([[10.0, 10, 10 + 1e-7, 60]])
+    with pytest.raises(ValueError, match="a box has no area"):
+        detection.check_boxes(box, torch.tensor([1]))
