@@ -87,7 +87,7 @@ def test_a_detector_of_twins_has_the_losses_of_the_plain_one(small_detector):
     plain, twins = small_detector(plain=True).double(), small_detector().double()
     twins.load_state_dict(plain.state_dict())
     kinds = [{type(part).__name__ for part in detector.modules()} for detector in (plain, twins)]
-    assert kinds[0] - kinds[1] == {"PiledMaps", "MultiScaleRoIAlign"}
+    assert kinds[0] - kinds[1] == {"PiledMaps", "CompiledRoIAlign"}
     assert kinds[1] - kinds[0] == {"JoinedMaps", "RoIAlignOnOneMap"}
     losses = []
     for detector in (plain, twins):
