@@ -126,9 +126,13 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """Read one JSON object per line."""
+    """Read one JSON object per line. An id is text, also where it is written as a whole number."""
     # Split at "\n" only: str.splitlines also splits inside a JSON text at U+2028.
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+    return [
+        {name: str(value) if name in ID_COLUMNS and isinstance(value, int) else value for name, value in row.items()}
+        for row in rows
+    ]
 
 
 def write_table(path: str | Path, table) -> None:

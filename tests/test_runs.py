@@ -12,7 +12,7 @@ import warnings
 import pandas as pd
 import pytest
 
-from cliniqure_utils.runs import atomic_path, clear_unfinished, filling, lock, read_table, write_table
+from cliniqure_utils.runs import atomic_path, clear_unfinished, filling, lock, read_jsonl, read_table, write_table
 
 
 def test_ids_are_text_and_only_an_empty_field_is_missing(tmp_path):
@@ -30,6 +30,12 @@ def test_ids_are_text_and_only_an_empty_field_is_missing(tmp_path):
     pd.testing.assert_frame_equal(table, written.replace("", None), check_dtype=False)
     write_table(tmp_path / "empty.csv", written[:0])
     assert list(read_table(tmp_path / "empty.csv")) == list(written)
+
+
+def test_ids_in_json_lines_are_text(tmp_path):
+    path = tmp_path / "reports.jsonl"
+    path.write_text('{"image_id": 7, "n_words": 3}\n{"image_id": "007", "rad_id": 1}\n{"image_id": null}\n')
+    assert read_jsonl(path) == [{"image_id": "7", "n_words": 3}, {"image_id": "007", "rad_id": "1"}, {"image_id": None}]
 
 
 def test_a_file_or_folder_appears_whole_or_not_at_all(tmp_path):

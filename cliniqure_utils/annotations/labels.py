@@ -1,6 +1,7 @@
 """Labels of whole films: PhysioNet's files of labels, labels from readers' rows, and the 0/1 matrix."""
 
 import ast
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -149,7 +150,9 @@ def reader_labels(
         rule: A finding holds where "any" reader names it, where a "majority" does (more than half), or in "consensus"
             (all do). "No finding" holds exactly where no finding does, so it excludes the others.
         n_readers: Readers of each film, for tables in which a reader who saw nothing leaves no row. None: those with a
-            row for the film; VinDr-CXR has three each.
+            row for the film; VinDr-CXR has three each. Where no film has rows of so many, as in a table of consensus
+            labels, the most that a film has are counted instead: else no finding could reach a majority. A warning says
+            so.
 
     Returns:
         Table (n, 15) of 0/1, index image_id, columns `FINDINGS` + "No finding".
@@ -165,9 +168,18 @@ def reader_labels(
     seen = rows.groupby("image_id").rad_id.nunique().reindex(image_ids)
     if n_readers is None and seen.isna().any():
         raise ValueError(f"film {seen.index[seen.isna()][0]} has no reader; leave it out or give n_readers")
+    if n_readers is not None and (seen > n_readers).any():
+        film, count = next((film, int(count)) for film, count in seen.items() if count > n_readers)
+        raise ValueError(f"film {film} has {count} readers, more than {n_readers}")
+    if n_readers is not None and rule != "any" and seen.max() < n_readers:
+        most = int(seen.max())
+        warnings.warn(
+            f"no film has rows of more than {most} reader{'s' * (most > 1)}, n_readers is {n_readers}: "
+            f"counted as {most}",
+            stacklevel=2,
+        )
+        n_readers = most
     readers = seen if n_readers is None else pd.Series(n_readers, seen.index)
-    if (seen > readers).any():
-        raise ValueError(f"film {seen.index[seen > readers][0]} has {int(seen.max())} readers, more than {n_readers}")
     votes = pd.crosstab(rows.image_id, rows.class_id).reindex(
         index=image_ids, columns=range(len(FINDINGS)), fill_value=0
     )

@@ -55,7 +55,7 @@ def convert_archive(
     Films that are there already and whose source has not changed are kept, so an interrupted run goes on.
 
     Args:
-        paths: DICOM files (or PNG, JPEG).
+        paths: DICOM files (or PNG, JPEG). Hidden files, such as macOS's `._x.dicom`, are no films and passed over.
         out_dir: Gets `<image_id>.png`, image_id being the exact stem of the file name.
         size: Longest side in pixels; films are never enlarged.
         n_jobs: joblib workers, -1 for one per core. joblib's Dask backend spreads them over a cluster.
@@ -74,7 +74,7 @@ def convert_archive(
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     index, rejected, source_of = [], [], {}
-    for path in map(Path, paths):
+    for path in (path for path in map(Path, paths) if not path.name.startswith(".")):
         # Found before the work starts: two workers must not write one picture.
         if image_id_of(path) in source_of:
             reason = f"{path.name}: a second file with the image id of {source_of[image_id_of(path)].name}"

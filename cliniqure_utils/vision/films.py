@@ -6,6 +6,7 @@ its boxes together.
 """
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tqdm.auto import tqdm
 
 from cliniqure_utils.annotations import rescale_boxes
 from cliniqure_utils.vision.grey import check_grey, even_grey
+from cliniqure_utils.vision.transforms import MIN_BOX_SIDE
 from cliniqure_utils.vocabulary import BOX, CLASSES, FINDINGS
 
 KEEP_BYTES = 2**31  # films are kept in memory up to this size; VinDr-CXR's 15,000 at 1,024 pixels would be 16 GB
@@ -60,7 +62,8 @@ class FilmDataset(torch.utils.data.Dataset):
         size: Side of the square input, pixels.
         sizes: image_id -> (width, height) in DICOM pixels (`annotations.film_sizes`).
         boxes: `boxes_per_class` of the reader annotations. None: no boxes, no targets.
-        augment: A torchvision v2 transform for (image, boxes), or None.
+        augment: A torchvision v2 transform for (image, boxes), or None. `transforms.augmentation` takes boxes out that
+            are thinner than MIN_BOX_SIDE; a warning counts them.
         keep_in_memory: Read every film once and keep it (uint8, size x size bytes each). None: if all of them fit into
             KEEP_BYTES.
         labels: Table (films, 15) of 0/1, index image_id, columns `CLASSES`, such as `reader_labels`
@@ -107,6 +110,13 @@ class FilmDataset(torch.utils.data.Dataset):
             scaled = rescale_boxes(found[BOX].to_numpy(np.float32), sizes[image_id], (size, size))
             self._boxes.append(torch.from_numpy(scaled))
             self._labels.append(torch.from_numpy(found.class_id.to_numpy().astype(np.int64) + 1))
+        thin = [int(((found[:, 2:] - found[:, :2]) < MIN_BOX_SIDE).any(1).sum()) for found in self._boxes]
+        if augment is not None and any(thin):
+            warnings.warn(
+                f"{sum(thin)} boxes of {np.count_nonzero(thin)} films are thinner than {MIN_BOX_SIDE:g} pixel of "
+                f"{size}: training leaves them out, but for those that a turn of the film widens",
+                stacklevel=2,
+            )
 
     def __len__(self) -> int:
         return len(self.image_ids)

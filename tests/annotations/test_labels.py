@@ -39,6 +39,30 @@ def test_label_rules_with_readers_who_left_no_row_and_their_refusals():
         reader_labels(READINGS, ["a"], n_readers=2)
 
 
+@pytest.mark.parametrize("rule, expected", [("any", [{3}, {8}]), ("majority", [{3}, {8}]), ("consensus", [{3}, {8}])])
+def test_a_table_that_names_fewer_readers_than_asked_for_keeps_its_findings(rule, expected, recwarn):
+    consensus = pd.DataFrame([("a", "R1", 3), ("b", "R1", 8)], columns=["image_id", "rad_id", "class_id"])
+    labels = reader_labels(consensus, ["a", "b"], rule, n_readers=3)
+    assert [set(np.flatnonzero(row)) for row in labels.to_numpy()] == expected
+    said = [str(warning.message) for warning in recwarn]
+    assert said == ([] if rule == "any" else ["no film has rows of more than 1 reader, n_readers is 3: counted as 1"])
+
+
+def test_seventeen_readers_of_whom_one_read_each_film_are_one_reader_per_film():
+    readings = pd.DataFrame({"image_id": ["a", "b", "c"], "rad_id": ["R1", "R2", "R3"], "class_id": [3, 14, 8]})
+    with pytest.warns(UserWarning, match="more than 1 reader"):
+        labels = reader_labels(readings, ["a", "b", "c"], "consensus", n_readers=3)
+    assert [set(np.flatnonzero(row)) for row in labels.to_numpy()] == [{3}, {14}, {8}]
+
+
+def test_films_without_any_row_have_no_finding_and_the_refusal_counts_the_film_that_it_names():
+    nobody = READINGS.iloc[:0]
+    assert reader_labels(nobody, ["a", "b"], "majority", n_readers=3)["No finding"].tolist() == [1, 1]
+    more = pd.DataFrame({"image_id": ["a"] * 2 + ["b"] * 3, "rad_id": list("12345"), "class_id": 3})
+    with pytest.raises(ValueError, match="film a has 2 readers, more than 1"):
+        reader_labels(more, ["a", "b"], n_readers=1)
+
+
 def test_label_matrix_from_readers_and_from_merged_rows():
     readers = pd.DataFrame({"image_id": ["a", "a", "b"], "class_id": [3, 8, 14]})
     merged = pd.DataFrame({"image_id": ["a", "b"], "class_labels": [[3, 8], "[14]"]})

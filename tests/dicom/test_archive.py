@@ -143,3 +143,11 @@ def test_a_dask_cluster_converts_what_one_process_converts(write, tmp_path):
     assert len(one[0]) == 40 and one[1].source.tolist() == ["broken.dcm"]
     for picture in (tmp_path / "one").glob("*.png"):
         assert (tmp_path / "spread" / picture.name).read_bytes() == picture.read_bytes()
+
+
+def test_hidden_files_are_passed_over(write, tmp_path):
+    film = write(tmp_path / "a.dicom")
+    for name in ("._a.dicom", ".a.dcm", "._b.png"):  # what macOS leaves on other disks
+        film.with_name(name).write_bytes(b"\0\5\26\7Mac OS X")
+    index, rejected = dicom.convert_archive(sorted(tmp_path.iterdir()), tmp_path / "out", 16, n_jobs=1)
+    assert index.image_id.tolist() == ["a"] and rejected.empty

@@ -110,3 +110,18 @@ def test_labels_of_a_rule_replace_the_targets_that_follow_from_boxes(films):
     assert len(dataset[1]["boxes"]) == 3, "the boxes stay what they are"
     with pytest.raises(ValueError, match="1 of 2 films have no row in the labels, the first is c"):
         FilmDataset(folder, ["a", "c"], 32, sizes, boxes, labels=labels)
+
+
+def test_boxes_too_thin_for_the_detector_are_counted(films, recwarn):
+    folder, index, merged = films
+    sizes, boxes = film_sizes(index), boxes_per_class(merged)
+    thin = boxes.assign(x_max=boxes.x_min + sizes["a"][0] / 32 * 0.9)
+    FilmDataset(folder, ["a", "b"], 32, sizes, boxes, transforms.augmentation())
+    FilmDataset(folder, ["a", "b"], 32, sizes, thin)
+    assert not len(recwarn), "boxes of one pixel and more stay, and without a transform all do"
+    with pytest.warns(
+        UserWarning, match=r"3 boxes of 1 films are thinner than 1 pixel of 32: training leaves them out"
+    ):
+        plain = transforms.augmentation(rotate_probability=0.0, flip_probability=0.0)  # a turn may widen a thin box
+        dataset = FilmDataset(folder, ["a"], 32, sizes, thin, plain)
+    assert len(dataset[0]["boxes"]) == 0 and dataset.targets(0)[:14].any(), "the labels of the film stay"
