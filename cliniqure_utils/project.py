@@ -1,5 +1,6 @@
 """What every part of the project uses: where its repository lies, and the errors that a user sees."""
 
+import subprocess
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -30,3 +31,15 @@ def require(run_dir: str | Path, relative: str) -> Path:
             f"{relative} is missing in the run folder {Path(run_dir).name}: run notebooks/{notebook}.ipynb first"
         )
     return path
+
+
+def commit_of(repository: Path) -> str | None:
+    """Full hash of a repository's commit, with "-dirty" where files were changed since; None outside a repository."""
+    if not (repository / ".git").exists():  # else git would take the repository of a folder above
+        return None
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -4,6 +4,7 @@ Every notebook opens with `step = RunStep(run_dir, "NN_name")` and closes with `
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -26,6 +27,12 @@ STEPS = (
 )
 # Columns of the run's tables that are names, never numbers; the last two are image_ids of other films.
 ID_COLUMNS = ("image_id", "patient_key", "rad_id", "duplicate_of", "same_pixels_as")
+
+
+def sha256_file(path: str | Path) -> str:
+    """sha256 of a file's content, as 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cliniqure_utils.course.chain.fingerprint import sha256_file
 from cliniqure_utils.project import CannotStart
 from cliniqure_utils.record import parameters_of, read_record
-from cliniqure_utils.runs import STEPS
+from cliniqure_utils.runs import STEPS, sha256_file
 
 # Tolerance between machines, relative to the larger of the two numbers, or to 1 if that is larger. Ours: fifty times
 # what two instruction sets of one processor make of the demo (COURSE.md), to leave room for a GPU.

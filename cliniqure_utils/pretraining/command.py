@@ -1,13 +1,12 @@
 """`cliniqure pretrain`: makes `data/pretrained` anew, part by part. A stopped part goes on where it was."""
 
-import subprocess
 import time
 from pathlib import Path
 
 from cliniqure_utils import pretrained
 from cliniqure_utils.pretraining import card, eyes, films, report
 from cliniqure_utils.process import prepare_process
-from cliniqure_utils.project import REPOSITORY, CannotStart, MissingWeights
+from cliniqure_utils.project import REPOSITORY, CannotStart, MissingWeights, commit_of
 
 PARTS = ("films", "eyes", "report")
 CARD = "card"  # no weights: what a finished demo run reaches with them
@@ -54,7 +53,7 @@ def pretrain(
     absent = sum(not path.is_file() for path in paths)
     if absent:
         raise CannotStart(f"{absent} of {len(paths)} shards of films are missing: cliniqure pretrain --part films")
-    seen = {"films": n_films, "hours": hours, "seed": films.SEED, "commit": _commit()}
+    seen = {"films": n_films, "hours": hours, "seed": films.SEED, "commit": commit_of(REPOSITORY)}
     if part == "films":
         return
     if part in (None, "eyes"):
@@ -99,11 +98,3 @@ def _last_loss(history) -> float | None:
 
 def _minutes_since(start: float) -> float:
     return round((time.monotonic() - start) / 60, 1)
-
-
-def _commit() -> str:
-    """Commit of the code, or "" outside a clone."""
-    asked = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    return asked.stdout.strip()

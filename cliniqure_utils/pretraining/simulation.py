@@ -123,25 +123,9 @@ class Look:
             [0.0, 1.0, 0.0, -15, -12, -10, 0, 0, 0.1, -2.4, 5.1, 0.3, 0.7, 0.5, 0.3, 86.0, 2.0, 0.3],
             [0.4, 3.5, 1.8, 30, 30, 55, 60, 120, 0.8, -0.9, 6.3, 1.1, 1.8, 2.6, 4.0, 99.5, 6.0, 0.6],
         )
-        spine, bone, vessels, habitus, haze, base_haze, stout, abdomen, scatter, veil, photons, *rest = map(
-            float, values
-        )
-        breasts = tuple(map(float, breasts)) if with_breasts else None
-        return cls(
-            spine,
-            bone,
-            vessels,
-            habitus,
-            haze,
-            base_haze,
-            stout,
-            abdomen,
-            breasts,
-            scatter,
-            10**veil,
-            10**photons,
-            *rest,
-        )
+        *before, scatter, veil, photons = values[:11].tolist()
+        breasts = tuple(breasts.tolist()) if with_breasts else None
+        return cls(*before, breasts, scatter, 10**veil, 10**photons, *values[11:].tolist())
 
 
 def draw_shape(rng: np.random.Generator, is_portable: bool, is_ct: bool) -> Shape:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from cliniqure_utils.cohort.patient import Film
+from cliniqure_utils.cohort.plan import plan_patient
 from cliniqure_utils.pretraining import films
 
 
@@ -58,3 +60,26 @@ def test_shards_of_another_version_or_seed_are_made_anew(coarse, tmp_path, monke
         films.simulate_films(folder, coarse, 2, seed=seed, n_jobs=1)
         assert path.stat().st_mtime_ns != before, "an old shard was kept"
     assert content(folder, 0) == content(tmp_path / "new", 0)
+
+
+def test_films_with_findings_get_more_of_the_small_ones_and_normal_films_stay_normal(coarse, tmp_path, monkeypatch):
+    asked = []
+
+    def simulate(body, findings, seed, *_, **__):
+        asked.append((seed[1], findings))
+        return Film(np.zeros((films.SIZE, films.SIZE), np.uint16), [], {})
+
+    monkeypatch.setattr(films, "simulate", simulate)
+    monkeypatch.setattr(films, "simulate_wide", simulate)
+    films.simulate_films(tmp_path, coarse, 1200, seed=5, n_jobs=1)
+    more, could = 0, 0
+    for index, findings in asked:
+        planned = plan_patient(5, index)[0]
+        added = set(findings) - set(planned)
+        assert set(planned) <= set(findings) and added <= set(films.SMALL)
+        assert planned or not findings, "a normal film was given a finding"
+        assert findings == sorted(findings, key=films.FINDINGS.index)
+        more += len(added)
+        could += len(set(films.SMALL) - set(planned)) if planned else 0
+    assert len(asked) == 1200
+    assert abs(more / could - films.MORE_SMALL) < 0.03

@@ -1,5 +1,7 @@
 """Wide films: deterministic, varied, and nothing but the findings depends on the findings."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,38 @@ def test_a_heart_is_large_from_another_ratio_on_portable_films(body, monkeypatch
         )
     assert {limits[k] for k in range(12) if portable[k]} == {0.55}
     assert {limits[k] for k in range(12) if not portable[k]} == {CARDIOTHORACIC_LIMIT}
+
+
+def test_an_abdomen_lies_below_the_diaphragm_alone(body, monkeypatch):
+    plain = replace(simulation.Look.draw(np.random.default_rng(1)), stout=0.0, haze=0.0, base_haze=0.0)
+    shadows = []
+    develop = simulation.develop
+    monkeypatch.setattr(simulation, "develop", lambda *given: shadows.append(given[0].copy()) or develop(*given))
+    for mm in (0.0, 100.0):
+        monkeypatch.setattr(simulation.Look, "draw", lambda rng, mm=mm: replace(plain, abdomen=mm))
+        simulate_wide(body, [], [1], SIZE)
+    added = shadows[1] - shadows[0]
+    n = len(added)
+    middle = slice(int(0.35 * n), int(0.65 * n))
+    assert added[-2:, middle].mean() == pytest.approx(100, abs=5), "mm of water at the lower edge"
+    assert added[: n // 3].max() < 3, "nothing above"
+    assert (np.diff(added[:, middle].mean(1)) > -2).all(), "it grows downwards"
+
+
+def test_scatter_that_reaches_everywhere_hides_what_lies_behind_much_tissue():
+    """The grey step from 250 to 300 mm of water, as a share of that from 50 to 100 mm."""
+    bands = np.repeat(np.array([50, 100, 250, 300], np.float32), 16)[None].repeat(64, 0)
+    look = replace(
+        simulation.Look.draw(np.random.default_rng(1)), habitus=0.0, breasts=None, scatter=0.0, photons=1e9,
+        contrast=1.0, middle_detail=1.0, fine_detail=1.0, low=0.0, high=100.0, gamma=2.0, centre=0.5,
+    )  # fmt: skip
+
+    def share(veil):
+        film = simulation.develop(bands, 64, replace(look, veil=veil), 5.0, False, np.random.default_rng(4))
+        grey = np.median(film[20:50].reshape(30, 4, 16)[:, :, 4:12], axis=(0, 2))
+        return (grey[3] - grey[2]) / (grey[1] - grey[0])
+
+    assert share(0.004) > 2 * share(0.1) > 0
 
 
 def test_lesions_go_down_to_smaller_ones_than_the_cohorts(body):

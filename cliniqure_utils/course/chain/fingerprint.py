@@ -18,6 +18,7 @@ from pathlib import Path
 from cliniqure_utils import pretrained
 from cliniqure_utils.notebooks import Notebook
 from cliniqure_utils.project import REPOSITORY
+from cliniqure_utils.runs import sha256_file
 
 ABSENT = "absent"
 SMALL_FILE = 64 * 2**20  # bytes; a larger file named by a parameter counts by size and time of change
@@ -36,11 +37,6 @@ STRAY = re.compile(
 def digest(value) -> str:
     """sha256 of any JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_stray(relative: Path) -> bool:

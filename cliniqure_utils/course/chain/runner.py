@@ -23,7 +23,7 @@ from cliniqure_utils.course.chain.screen import closing_lines, print_line, short
 from cliniqure_utils.notebooks import Notebook, find_notebooks, read_profile
 from cliniqure_utils.project import REPOSITORY, CannotStart
 from cliniqure_utils.record import profile_and_seed, read_record
-from cliniqure_utils.runs import write_json
+from cliniqure_utils.runs import sha256_file, write_json
 
 PACKAGE_DIR = REPOSITORY / "cliniqure_utils"
 DEVICES = ("auto", "cpu", "cuda", "mps")  # another name would stop the first notebook that trains, minutes later
@@ -109,9 +109,7 @@ def out_of_date(
         decision = chain.decide(notebook, False)
         if decision.run:
             found[notebook.name] = decision.why
-        elif chain.record["notebooks"][notebook.name].get("copy_sha256") != fingerprint.sha256_file(
-            chain.copy_of(notebook)
-        ):
+        elif chain.record["notebooks"][notebook.name].get("copy_sha256") != sha256_file(chain.copy_of(notebook)):
             found[notebook.name] = "its executed copy was changed after the run"
     return found
 
@@ -337,7 +335,7 @@ class _Chain:
             entry["seconds"] = round(time.monotonic() - began, 1)
             self.files[name] = entry["outputs"] = fingerprint.scan(folder)
             if entry["status"] == "done":
-                entry["copy_sha256"] = fingerprint.sha256_file(self.copy_of(notebook))
+                entry["copy_sha256"] = sha256_file(self.copy_of(notebook))
                 made = self.data(notebook).get("kind") == "simulated"
                 if made or entry["parts"]["data"] == fingerprint.ABSENT:
                     # It may have made the cohort, or made it anew where another version or size of it stood.

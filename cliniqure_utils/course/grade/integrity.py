@@ -9,6 +9,7 @@ from cliniqure_utils.course.grade.run_folder import FAIL, NOTE, PASS, Check, Run
 from cliniqure_utils.notebooks import Notebook, parse_parameters, read_profile
 from cliniqure_utils.project import CannotStart
 from cliniqure_utils.record import parameters_of
+from cliniqure_utils.runs import sha256_file
 
 # Files that the design promises from each notebook; run.json lists all, but a list can be shortened by hand.
 PROMISED = {
@@ -42,7 +43,7 @@ def check_executed(run: Run) -> Iterator[Check]:
         if copy is None:
             yield Check(name, "executed copy", FAIL, f"notebooks/{name}.ipynb is missing or no notebook")
             continue
-        if fingerprint.sha256_file(run.copy_path(name)) != run.entry(name).get("copy_sha256"):
+        if sha256_file(run.copy_path(name)) != run.entry(name).get("copy_sha256"):
             yield Check(name, "executed copy", FAIL, "changed after the run: it is not the file that run.json names")
         else:
             yield Check(name, "executed copy", PASS, "as the run wrote it")
