@@ -130,7 +130,7 @@ def plot_words_in_memory(
         axis.tick_params(axis="x", labelsize=7)
         axis.set_xlabel("share of the answer", fontsize=8)
     axes[2, 0].set_ylabel("memory slot")
-    axes[2, 0].legend(fontsize=7, loc="lower right")
+    figure.legend(*axes[2, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
     for row, name in enumerate(("looked here", "asked the same slots")):
         axes[row, 0].set_ylabel(name)
     return figure

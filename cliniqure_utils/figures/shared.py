@@ -58,10 +58,8 @@ def plot_per_class(scores: pd.DataFrame, label: str, title: str, reference: floa
     axis.set_xlim(0, 1)
     if reference is not None:
         axis.axvline(reference, color="black", ls="--", lw=1)
-    if scores.shape[1] > 3:  # too many names to lie beside the bars
+    if scores.shape[1] > 1:  # outside: bars may be as long as the axis
         figure.legend(fontsize=8, loc="outside lower center", ncols=2)
-        figure.set_figheight(figure.get_figheight() + 0.5)
-    elif scores.shape[1] > 1:
-        axis.legend(fontsize=8, loc="lower right")
+        figure.set_figheight(figure.get_figheight() + 0.2 * -(-scores.shape[1] // 2))
     axis.set_title(title, fontsize=10)
     return figure

@@ -37,7 +37,7 @@ def text_scores(*, references: Sequence[str], predictions: Sequence[str]) -> dic
         raise ValueError("no text to score")
     scores = {}
     for order in range(1, 5):
-        bleu = BLEU(max_ngram_order=order, lowercase=True)
+        bleu = BLEU(max_ngram_order=order, lowercase=True, force=True)  # no warning of texts that end in " ."
         # The geometric mean of n times 1 comes out as 1.0000000000000004.
         scores[f"bleu_{order}"] = min(bleu.corpus_score(predictions, [references]).score / 100, 1.0)
     scores["rouge_l"] = float(np.mean(rouge_l(references=references, predictions=predictions)))
@@ -58,7 +58,7 @@ def pair_scores(*, references: Sequence[str], predictions: Sequence[str]) -> pd.
     from sacrebleu.metrics import BLEU
 
     references, predictions = text_pairs(references, predictions)
-    bleu = BLEU(lowercase=True, effective_order=True)
+    bleu = BLEU(lowercase=True, effective_order=True, force=True)
     pairs = list(zip(references, predictions, strict=True))
     return pd.DataFrame(
         {
