@@ -12,7 +12,7 @@ from cliniqure_utils.project import REPOSITORY, MissingWeights
 from cliniqure_utils.runs import atomic_path, write_json
 
 FOLDER = REPOSITORY / "data" / "pretrained"
-PARTS = ("eyes", "detector", "report")
+PARTS = ("eyes", "detector", "report", "writer")
 
 
 def load_part(part: str, folder: Path = FOLDER) -> dict:
@@ -20,7 +20,8 @@ def load_part(part: str, folder: Path = FOLDER) -> dict:
 
     Args:
         part: "eyes" (the state of a `vision.classification.HeatmapClassifier`), "detector" (of a
-            `vision.detection.Detector` with neck "topdown"), "report" (of a `cmn.R2GenCMN`).
+            `vision.detection.Detector` with neck "topdown"), "report" (of a `cmn.R2GenCMN`), "writer" (LoRA matrices by
+            peft's names, `writer.lora.pretrained_writer`).
         folder: Where the parts lie.
 
     Returns:

@@ -11,6 +11,7 @@ WHAT = {
     "eyes": "tiny SE-ResNet trunk, top-down neck, heat maps, classifier",
     "detector": "Faster R-CNN on the same trunk and neck",
     "report": "R2GenCMN that reads the eyes",
+    "writer": "LoRA matrices for SmolLM2-135M that write what the eyes saw",
 }
 SCORES = {  # metric of a run -> what it is called in the card
     "classification/macro_auroc": "classifier, macro AUROC",
@@ -19,6 +20,8 @@ SCORES = {  # metric of a run -> what it is called in the card
     "classification/truth_taught/micro_f1": "classifier, micro F1 (taught by the simulated truth)",
     "detection/map_40": "detector, mAP at IoU 0.4",
     "crude/finding_f1_micro": "crude report, finding F1",
+    "reports/causal_lm_pretrained/finding_f1": "pretrained writer, finding F1 (as written)",
+    "reports/template/finding_f1": "template from the same evidence, finding F1",
     "phantom/macro_auroc": "another body (phantom), macro AUROC",
     "phantom/any_finding_auroc": "another body, any finding, AUROC",
     "phantom/map_40": "another body, mAP at IoU 0.4",

@@ -4,11 +4,12 @@ import time
 from pathlib import Path
 
 from cliniqure_utils import pretrained
-from cliniqure_utils.pretraining import card, eyes, films, report
+from cliniqure_utils.pretraining import card, eyes, films, report, writer
 from cliniqure_utils.process import prepare_process
 from cliniqure_utils.project import REPOSITORY, CannotStart, MissingWeights, commit_of
+from cliniqure_utils.writer import lora
 
-PARTS = ("films", "eyes", "report")
+PARTS = ("films", "eyes", "report", "writer")
 CARD = "card"  # no weights: what a finished demo run reaches with them
 HOURS = 1.4
 FILMS_PER_HOUR = 6000  # with all parts made of them, on two cores
@@ -62,6 +63,9 @@ def pretrain(
     if part in (None, "report"):
         prepare_process(films.SEED)
         _make_report(paths, work_dir, seen, folder)
+    if part in (None, "writer"):
+        prepare_process(films.SEED)
+        _make_writer(n_films // 2, n_jobs, work_dir, seen, folder)
     card.write_card(folder)
 
 
@@ -89,6 +93,21 @@ def _make_report(paths: list[Path], work_dir: Path, seen: dict, folder: Path) ->
     model, history = report.teach_reporter(paths, state, work_dir, REPORT_EPOCHS, films.SEED)
     how = {"epochs": REPORT_EPOCHS, "minutes": _minutes_since(start)} | report.settings_of_reporter(model, history)
     pretrained.save_part("report", model.state_dict(), seen | how, folder)
+
+
+def _make_writer(n_films: int, n_jobs: int, work_dir: Path, seen: dict, folder: Path) -> None:
+    """Part `writer`, from films of its own."""
+    shards = work_dir / "films_writer"
+    films.simulate_films(shards, work_dir / "anatomy", n_films, writer.SEED, n_jobs)
+    paths = [films.shard_path(shards, number) for number in range(-(-n_films // films.SHARD))]
+    start = time.monotonic()
+    try:
+        model, history, n_pairs = writer.teach_writer(paths, folder, work_dir, films.SEED)
+    except MissingWeights as error:
+        raise CannotStart(str(error)) from error
+    how = {"films": n_films, "seed": writer.SEED, "epochs": 1, "pairs": n_pairs, "loss": _last_loss(history)}
+    settings = {"base_model": writer.BASE_MODEL, "lora": writer.LORA, "minutes": _minutes_since(start)}
+    pretrained.save_part("writer", lora.adapter_state(model), seen | how | settings, folder)
 
 
 def _last_loss(history) -> float | None:

@@ -1,5 +1,6 @@
 """Training a LoRA model on texts, and what a training step costs."""
 
+import contextlib
 import time
 import warnings
 from collections.abc import Sequence
@@ -10,15 +11,20 @@ import torch
 from cliniqure_utils import training
 from cliniqure_utils.writer.batches import answers_only, batches_of_like_length, keeps_logits, pad_batch
 from cliniqure_utils.writer.lora import RENAMED_ATTRIBUTE
+from cliniqure_utils.writer.upper import can_be_cut, first_trained_layer, pad_states, upper_layers, with_states
 
 
-def fine_tune(model, tokenizer, items: Sequence[dict], plan: training.Plan, **where):
+def fine_tune(model, tokenizer, items: Sequence[dict], plan: training.Plan, plain: bool = False, **where):
     """Train a LoRA model in place.
+
+    Where only upper layers are adapted, the frozen ones below are worked out once per text, not in every step
+    (`writer.upper`).
 
     Args:
         tokenizer: Pads the batches.
         items: From `encode_pairs` or `encode_labels`.
         plan: How to train; a step takes `plan.batch_size` items of like length (`batches_of_like_length`).
+        plain: Work out every layer in every step, all the same.
         where: Device, output folder and the like: the other arguments of `training.fit`.
 
     Returns:
@@ -31,13 +37,19 @@ def fine_tune(model, tokenizer, items: Sequence[dict], plan: training.Plan, **wh
         raise ValueError("no item left to train on")
     model.config.use_cache = False
     writes = isinstance(items[0]["labels"], list) and keeps_logits(model)
+    batches = batches_of_like_length(items, plan.batch_size, plan.seed)
+    first = first_trained_layer(model)
+    once = first > 0 and can_be_cut(model) and not plain
+    if once:
+        flat = iter(with_states(model, [item for batch in batches for item in batch], first))
+        batches = [[next(flat) for _ in batch] for batch in batches]
 
     def collate(batches: list[list[dict]]) -> dict[str, torch.Tensor]:
-        batch = pad_batch(tokenizer, [item for items in batches for item in items])
+        items = [item for batch in batches for item in batch]
+        batch = pad_states(items) if once else pad_batch(tokenizer, items)
         return answers_only(batch) if writes else batch
 
-    batches = batches_of_like_length(items, plan.batch_size, plan.seed)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), upper_layers(model, first) if once else contextlib.nullcontext():
         warnings.filterwarnings("ignore", message=RENAMED_ATTRIBUTE)
         history = training.fit(model, batches, replace(plan, batch_size=1), collate=collate, **where)
     model.config.use_cache = True

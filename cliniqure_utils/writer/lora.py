@@ -6,10 +6,12 @@ Two tasks: `seq_cls` is what the paper describes, symptom text in, disease numbe
 import os
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
+from cliniqure_utils import pretrained
 from cliniqure_utils.project import MissingWeights
 from cliniqure_utils.runs import atomic_path
 
@@ -18,12 +20,22 @@ TARGET_MODULES = ("q_proj", "v_proj")  # "the attention layers" (paper, section 
 RENAMED_ATTRIBUTE = ".*is_gradient_checkpointing.*"
 
 
-def add_lora(model: nn.Module, task: str, rank: int = 8, alpha: int = 32, dropout: float = 0.1):
-    """Freeze the model and add LoRA matrices to the attention layers.
+def add_lora(
+    model: nn.Module,
+    task: str,
+    rank: int = 8,
+    alpha: int = 32,
+    dropout: float = 0.1,
+    n_layers: int | None = None,
+    modules: Sequence[str] = TARGET_MODULES,
+):
+    """Freeze the model and add LoRA matrices to its layers.
 
     Args:
         task: "seq_cls" or "causal_lm".
         rank, alpha, dropout: Paper, table 6.
+        n_layers: Adapt the last so many layers; None, the paper's choice, all.
+        modules: Names of the projections that are adapted in a layer.
 
     Returns:
         peft model; for "seq_cls" its new classification head is trained too.
@@ -33,9 +45,11 @@ def add_lora(model: nn.Module, task: str, rank: int = 8, alpha: int = 32, dropou
     tasks = {"seq_cls": TaskType.SEQ_CLS, "causal_lm": TaskType.CAUSAL_LM}
     if task not in tasks:
         raise ValueError(f"unknown task {task!r}; expected seq_cls or causal_lm")
+    n_all = model.config.num_hidden_layers
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(TARGET_MODULES), task_type=tasks[task]
-    )
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(modules), task_type=tasks[task],
+        layers_to_transform=None if n_layers is None else list(range(max(0, n_all - n_layers), n_all)),
+    )  # fmt: skip
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=RENAMED_ATTRIBUTE)
         return get_peft_model(model, config)
@@ -65,6 +79,37 @@ def load_adapter(model: nn.Module, folder: str | Path, merge: bool = True) -> nn
         warnings.filterwarnings("ignore", message=RENAMED_ATTRIBUTE)
         adapted = PeftModel.from_pretrained(model, str(folder), config=config)
     return adapted.merge_and_unload() if merge else adapted
+
+
+def adapter_state(model) -> dict:
+    """The LoRA matrices of an adapted model, by peft's names."""
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(model, save_embedding_layers=False)
+
+
+def pretrained_writer(model: nn.Module, folder: Path = pretrained.FOLDER):
+    """Put our own pretrained adapter (`cliniqure pretrain --part writer`) on the base model that it was made for.
+
+    Args:
+        model: From `base_model.load_base("smollm2")`.
+        folder: Where the pretrained parts lie.
+
+    Returns:
+        peft model.
+
+    Raises:
+        MissingWeights: The file is missing or damaged, or the base model is another.
+    """
+    from peft import set_peft_model_state_dict
+
+    state, settings = pretrained.load_part("writer", folder), pretrained.settings_of("writer", folder)
+    adapted = add_lora(model, "causal_lm", **settings["lora"])
+    expected = {name: tuple(value.shape) for name, value in adapter_state(adapted).items()}
+    if expected != {name: tuple(value.shape) for name, value in state.items()}:
+        raise MissingWeights(f"the pretrained writer is made for {settings['base_model']}, this is another base model")
+    set_peft_model_state_dict(adapted, state)
+    return adapted
 
 
 def save_adapter(model, tokenizer, folder: str | Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cliniqure_utils import labeller
-from cliniqure_utils.reports import Evidence, build_prompt, gather_evidence
+from cliniqure_utils.reports import Evidence, build_prompt, check_sentences, clean_field, gather_evidence
 from cliniqure_utils.vocabulary import BOX, FINDINGS, MIDLINE
 from cliniqure_utils.writer import indiana
 
@@ -112,6 +112,49 @@ def training_answer(
     return text
 
 
+def told_answer(report: str, evidence: Evidence, tokenizer, max_tokens: int) -> str:
+    """What a report says of a film as far as the evidence carries it, in the order in which the prompt lists it.
+
+    A finding that the evidence lacks is left out, and so are a place that it does not show, and sizes; a denial of what
+    it holds, too: the writer may pass over weak evidence, but shall not speak against it. A finding of the evidence
+    that is not in the report is not in the answer either: that is the lesson.
+
+    Args:
+        report: Sentences that are true of the film.
+        tokenizer, max_tokens: As many whole sentences are kept as fit.
+
+    Returns:
+        The answer, never empty.
+    """
+    listed = [name for name, _ in sorted(evidence.findings, key=lambda f: (-f[1], f[0]))]
+    listed += [name for name, _, _ in sorted(evidence.boxes, key=lambda b: (-b[1], b[0]))]
+    sentences = []
+    for sentence in labeller.split_sentences(_SIZE.sub("", report)):
+        sentence = sentence[:1].upper() + sentence[1:]
+        for told in (sentence, _without_untold_places(sentence, set())):
+            if check_sentences(told, evidence)[0]["status"] not in ("contradicted", "unsupported"):
+                places = [listed.index(mention.finding) for mention in _stated(told) if mention.finding in listed]
+                sentences.append((min(places, default=len(listed)), told))
+                break
+    text = ""
+    for _, sentence in sorted(sentences, key=lambda entry: entry[0]):
+        longer = f"{text} {sentence}".strip()
+        if text and len(tokenizer(longer).input_ids) > max_tokens:
+            break
+        text = longer
+    return text or "No finding is certain."
+
+
+def disease_pair(row: Mapping[str, str]) -> tuple[str, str]:
+    """(prompt, answer) of a row of the disease table: symptoms in; disease, cause, tests and treatment out."""
+    answer = f"Disease: {row['disease']}."
+    for title, column in (("Cause", "cause"), ("Diagnostic methods", "diagnostic_methods"), ("Treatment", "treatment")):
+        if row.get(column):
+            answer += f" {title}: {row[column]}."
+    return f"Symptoms: {clean_field(row['common_symptom'])}\nWhich disease fits, and why?", answer
+
+
+_SIZE = re.compile(r",? \b(?:small|moderate|large) in size|\b(?:small|moderate|large) ", re.IGNORECASE)
 _SIDE = "(?:left|right|both|bilateral)"
 _AFTER_NOUN = re.compile(
     rf"\s+(?:(?:in|over|at|on|along|next to|projects? over|crosses) (?:the )?|crosses ){_SIDE}\b[^,.;]*?"
