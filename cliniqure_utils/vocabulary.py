@@ -23,6 +23,9 @@ NO_FINDING_ID = len(FINDINGS)
 CLASSES = (*FINDINGS, NO_FINDING)  # what the classifier answers
 # The heart and the aorta are single: "right" near them never says on which side they are.
 MIDLINE = frozenset({"Cardiomegaly", "Aortic enlargement"})
+# What changes within hours or days what is done for the patient, the most pressing first: a reader wants to be told of
+# these at the top. A label has no size, so every effusion counts as a large one. Source: ours.
+URGENT = ("Pneumothorax", "Nodule/Mass", "Pleural effusion", "Consolidation")
 BOX = ["x_min", "y_min", "x_max", "y_max"]
 ANNOTATION_COLUMNS = ["image_id", "rad_id", "class_id", "class_name", *BOX]
 
