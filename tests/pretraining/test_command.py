@@ -14,7 +14,7 @@ from cliniqure_utils.vision import classification, detection
 
 def test_unknown_parts_and_hours_are_refused(tmp_path, capsys):
     assert main(["pretrain", "--part", "ears"]) == 2
-    assert "unknown part 'ears'; expected one of films, eyes, report, card" in capsys.readouterr().err
+    assert "unknown part 'ears'; expected one of films, eyes, report, writer, card" in capsys.readouterr().err
     with pytest.raises(CannotStart, match="hours must be above 0, found 0"):
         command.pretrain("films", 0, work_dir=tmp_path)
     with pytest.raises(CannotStart, match="shards of films are missing: cliniqure pretrain --part films"):

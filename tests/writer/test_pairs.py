@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from cliniqure_utils import labeller
-from cliniqure_utils.cohort.report_text import write_report
+from cliniqure_utils.cohort.report_text import FORMS, ONE, SEVERAL, write_report
 from cliniqure_utils.reports import Evidence
 from cliniqure_utils.vocabulary import FINDINGS
-from cliniqure_utils.writer.pairs import indiana_pairs, training_answer, training_evidence
+from cliniqure_utils.writer.pairs import disease_pair, indiana_pairs, told_answer, training_answer, training_evidence
 
 
 class Words:
@@ -160,3 +160,68 @@ def test_radiologists_reports_join_the_pairs_each_once_and_true_to_their_prompts
         stated = {m.finding for m in labeller.find_mentions(answer) if m.status != labeller.ABSENT}
         untrue += listed != stated
     assert untrue <= 4, "a finding whose place was taken out may read differently"
+
+
+TOLD = Evidence(
+    "film",
+    [("Cardiomegaly", 0.91), ("Pleural effusion", 0.55), ("Consolidation", 0.32)],
+    [("Pleural effusion", 0.8, "left lower zone"), ("Nodule/Mass", 0.4, "right mid zone")],
+)
+
+
+@pytest.mark.parametrize(
+    ("report", "answer"),
+    [
+        # In the prompt's order; sizes go, for nothing in the prompt shows them.
+        (
+            "A small left pleural effusion can be seen. The heart is enlarged.",
+            "The heart is enlarged. A left pleural effusion can be seen.",
+        ),
+        # A place that the evidence does not show goes, the finding stays.
+        ("There is consolidation in the left upper zone.", "There is consolidation."),
+        ("Bilateral pleural effusions, large in size.", "Pleural effusions."),
+        # What the evidence lacks cannot be known; what it holds is not denied.
+        ("There is a right pneumothorax. The heart is enlarged.", "The heart is enlarged."),
+        ("No sign of nodule or pneumothorax. No sign of pneumothorax.", "No sign of pneumothorax."),
+        ("The heart is of normal size. There is a right pneumothorax.", "No finding is certain."),
+        # What is true of every film stays, behind the findings.
+        ("Ribs and spine are intact. There is cardiomegaly.", "There is cardiomegaly. Ribs and spine are intact."),
+    ],
+)
+def test_an_answer_says_what_is_true_as_far_as_the_evidence_carries_it(report, answer):
+    assert told_answer(report, TOLD, Words(), 60) == answer
+
+
+def test_a_told_answer_is_cut_at_a_whole_sentence():
+    report = "The heart is enlarged. A left pleural effusion can be seen. There is consolidation."
+    assert told_answer(report, TOLD, Words(), 11) == "The heart is enlarged. A left pleural effusion can be seen."
+    assert told_answer(report, TOLD, Words(), 1) == "The heart is enlarged.", "never empty"
+
+
+def test_every_form_of_the_cohort_s_reports_loses_its_size_and_keeps_its_finding():
+    for name, form in [*FORMS.items(), *ONE.items(), *SEVERAL.items()]:
+        finding = "Pleural thickening" if "thickening" in name else name
+        for kind in ("Lung cavity", "Lung cyst"):
+            finding = "Other lesion" if name == kind else finding
+        known = Evidence("film", [(finding, 0.9)], [(finding, 0.9, f"{side} {zone} zone") for side in ("left", "right")
+                                                    for zone in ("upper", "mid", "lower")])  # fmt: skip
+        for text in form[0]:
+            said = text.format(
+                place="the left upper zone", where="left upper zone", Where="Left upper zone", side="left", Side="Left",
+                side_only="left", kind="", size="small", Size="Small", noun="nodule", several=False,
+            )  # fmt: skip
+            answer = told_answer(said, known, Words(), 60)
+            assert {m.finding for m in labeller.find_mentions(answer) if m.status == labeller.PRESENT} == {finding}, (
+                said
+            )
+            assert "small" not in answer.lower() and answer[0].isupper(), answer
+            sides = {m.side for m in labeller.find_mentions(answer)}
+            assert sides == {m.side for m in labeller.find_mentions(said)}, (said, answer)
+
+
+def test_a_row_of_the_disease_table_is_a_pair():
+    row = {"disease": "Flu", "common_symptom": "fever,  cough", "cause": "A virus", "treatment": "Rest"}
+    assert disease_pair(row) == (
+        "Symptoms: fever, cough\nWhich disease fits, and why?",
+        "Disease: Flu. Cause: A virus. Treatment: Rest.",
+    )
