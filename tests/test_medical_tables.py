@@ -66,6 +66,13 @@ def test_phrasings_differ_and_do_not_name_their_disease(diseases):
     assert diseases.common_symptom.str.split().map(len).max() <= 32, "or notebook 05 would cut it"
 
 
+def test_ten_diseases_of_the_chest_have_enough_phrasings_to_learn_from(diseases):
+    """Notebook 05 learns to tell them apart: nine phrasings of each to learn from, three to be asked about."""
+    many = diseases[diseases.groupby("disease").disease.transform("size") >= 12]
+    assert many.disease.nunique() == 10 and (many.thoracic == "yes").all()
+    assert many.sourced_fields.str.contains("symptoms").all()
+
+
 @pytest.mark.parametrize("name", ["diseases", "knowledge"])
 def test_a_source_is_an_address_with_a_date_and_says_what_it_covers(name, request):
     table = request.getfixturevalue(name)
