@@ -34,6 +34,7 @@ from cliniqure_utils.reports.evidence import (
     place_in_words,
 )
 from cliniqure_utils.reports.prompt import INSTRUCTION, SYMPTOMS_LIMIT, build_prompt
+from cliniqure_utils.reports.systems import SYSTEMS, report_system, texts_by_system
 
 __all__ = [
     "CONTRADICTION",
@@ -47,6 +48,7 @@ __all__ = [
     "PROBLEMS",
     "STATUSES",
     "SYMPTOMS_LIMIT",
+    "SYSTEMS",
     "UNTOLD_SIDE",
     "WRONG_SIDE",
     "age_in_words",
@@ -61,5 +63,7 @@ __all__ = [
     "omitted_findings",
     "place_in_words",
     "recommendations",
+    "report_system",
     "template_report",
+    "texts_by_system",
 ]
