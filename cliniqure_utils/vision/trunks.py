@@ -175,9 +175,9 @@ def _load_file(trunk: Trunk, path: Path) -> None:
     if not path.is_file():
         raise MissingWeights(f"weights file {path.name} does not exist (expected at {path})")
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
-        state = load_file(path)
+        state = load(path.read_bytes())  # a mapped file could not be replaced on Windows
         if any(key.startswith("trunk.") for key in state):  # a body: trunk and neck in one file
             state = {k.removeprefix("trunk."): v for k, v in state.items() if k.startswith("trunk.")}
         _load_strict(trunk, state, path.name)
@@ -309,12 +309,12 @@ def load_body(body: TopDown, path: str | Path) -> None:
         MissingWeights: The file is missing.
         ValueError: It does not fit.
     """
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     path = Path(path)
     if not path.is_file():
         raise MissingWeights(f"weights file {path.name} does not exist (expected at {path})")
-    _load_strict(body, load_file(path), path.name)
+    _load_strict(body, load(path.read_bytes()), path.name)
 
 
 def pretrained_body(folder: Path = pretrained.FOLDER) -> TopDown:

@@ -1,5 +1,7 @@
 """Trunks: their shapes, their files, and what stays frozen."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
@@ -31,6 +33,19 @@ def test_trunk_weights_round_trip_and_refuse_what_does_not_fit(tmp_path):
         trunks.build_trunk("tiny", tmp_path / "nowhere.safetensors")
     with pytest.raises(ValueError, match="unknown trunk 'resnet51'"):
         trunks.build_trunk("resnet51")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="tells which files are mapped")
+def test_a_weights_file_that_was_read_is_not_mapped(tmp_path):
+    """Windows refuses to replace a mapped file."""
+    body = trunks.TopDown(trunks.build_trunk("tiny"))
+    trunks.save_body(body, tmp_path / "body.safetensors")
+    state = {}
+    with pytest.MonkeyPatch.context() as patch:  # load_state_dict copies; what was read must not be mapped either
+        patch.setattr(torch.nn.Module, "load_state_dict", lambda self, given: state.setdefault(type(self), given))
+        trunks.load_body(body, tmp_path / "body.safetensors")
+        trunks.build_trunk("tiny", tmp_path / "body.safetensors")
+    assert len(state) == 2 and "body.safetensors" not in Path("/proc/self/maps").read_text()
 
 
 def test_the_fine_map_is_that_of_enlarged_maps_and_coordinates_laid_on_top_of_each_other():
