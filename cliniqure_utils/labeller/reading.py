@@ -8,6 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from cliniqure_utils.labeller import terms, triggers
+from cliniqure_utils.labeller.places import (
+    Zones,
+    clause_of,
+    join_zones,
+    lung_place,
+    opening,
+    own,
+    said_of,
+    side_words,
+    size_of,
+    zone_words,
+)
 from cliniqure_utils.labeller.terms import ABSENT, PRESENT, UNCERTAIN
 from cliniqure_utils.vocabulary import FINDINGS, MIDLINE
 
@@ -23,6 +35,9 @@ class Mention:
         sentence: 0-based index into `split_sentences(text)`.
         words: The words that named it, lower case.
         side_shared: The side is said of a neighbour in a list, "left effusion and atelectasis", and may not be meant.
+        zones: (side, zone) of each zone that is said, zone "upper", "mid" or "lower", side None where none is said.
+        size: "small" or "large" where such a word stands beside it; None for a denied finding.
+        lung_place: Words that put the heart or the aorta into a lung or on a side, where neither can be, else "".
     """
 
     finding: str
@@ -31,6 +46,9 @@ class Mention:
     sentence: int
     words: str = ""
     side_shared: bool = False
+    zones: Zones = ()
+    size: str | None = None
+    lung_place: str = ""
 
 
 def split_sentences(text: str) -> list[str]:
@@ -53,7 +71,8 @@ def find_mentions(text: str) -> list[Mention]:
 
     Returns:
         Mentions in reading order. The same finding may come more than once. "The heart is normal in size" gives an
-        absent Cardiomegaly, "the lungs are clear" absent Consolidation, Infiltration and Lung Opacity.
+        absent Cardiomegaly, "the lungs are clear" absent `terms.CLEAR_DENIES`, "the left lung is clear" these on the
+        left, "the lung bases are clear" these in the lower zones.
 
     Source: ours (see the head of the package, `labeller`).
     """
@@ -61,8 +80,8 @@ def find_mentions(text: str) -> list[Mention]:
         return []
     mentions = []
     for index, sentence in enumerate(split_sentences(text)):
-        for finding, status, side, words, shared in _read_sentence(_tidy(sentence)):
-            mentions.append(Mention(finding, status, side, index, words, shared))
+        for finding, status, side, *more in _read_sentence(_tidy(sentence)):
+            mentions.append(Mention(finding, status, side, index, *more))
     return mentions
 
 
@@ -106,6 +125,34 @@ def overall_statement(sentence: str) -> str | None:
     return None
 
 
+def general_talk(text: str) -> frozenset[int]:
+    """Sentences that say nothing of this film: history, how frequent or serious a disease is, its causes or treatment.
+
+    Advice ("follow-up is advised"), bones and devices are not among them; nor is a sentence that also states or denies
+    a finding.
+
+    Args:
+        text: Report prose; None and NaN give an empty set.
+
+    Returns:
+        Indices into `split_sentences(text)`.
+
+    Source: ours.
+    """
+    if not isinstance(text, str):
+        return frozenset()
+    return frozenset(i for i, sentence in enumerate(split_sentences(text)) if _is_general(_tidy(sentence)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_general(sentence: str) -> bool:
+    if _read_sentence(sentence) or overall_statement(sentence):
+        return False
+    if triggers.NOT_OF_THIS_FILM.search(sentence) or triggers.GENERAL_OPENING.match(sentence):
+        return True
+    return bool(_found(join_zones(sentence)))
+
+
 def denies_the_unnamed(text: str) -> dict[int, frozenset[str]]:
     """What the sentences of a text deny without naming it.
 
@@ -118,7 +165,7 @@ def denies_the_unnamed(text: str) -> dict[int, frozenset[str]]:
 
     Returns:
         Index into `split_sentences(text)` -> names of findings, for the sentences that deny findings in this way. What
-        a sentence names itself is in `find_mentions`, which reads "the lungs are clear" as three absent findings.
+        a sentence names itself is in `find_mentions`, which reads "the lungs are clear" as absent findings.
 
     Source: ours.
     """
@@ -133,7 +180,7 @@ def denies_the_unnamed(text: str) -> dict[int, frozenset[str]]:
         tidy = _tidy(sentence)
         rest = FINDINGS if kind == "otherwise normal" else ()
         rest_clear = terms.NOT_THE_WHOLE.search(tidy) and terms.REST_CLEAR.search(tidy)
-        if kind is None and rest_clear and not _side_words(tidy):
+        if kind is None and rest_clear and not side_words(tidy):
             rest = terms.CLEAR_DENIES
         if rest:
             named = {mention.finding for mention in find_mentions(text)} if named is None else named
@@ -149,9 +196,47 @@ def _tidy(sentence: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)  # reports say the same sentences again and again
-def _read_sentence(sentence: str) -> tuple[tuple[str, str, str | None, str, bool], ...]:
-    """(finding, status, side, words, whether the side is shared) of a tidied sentence."""
-    found, taken = [], []  # found: (start, end, finding, fixed status)
+def _read_sentence(sentence: str) -> tuple[tuple, ...]:
+    """Fields of the mentions of a tidied sentence, less its number: finding, status, side, words, side_shared, zones,
+    size, lung_place."""
+    sentence = join_zones(sentence)
+    found = _found(sentence)
+    general = _general(sentence, found)
+    has_zones, has_sizes = "zone" in sentence, triggers.SIZE.search(sentence) is not None
+    mentions: list[tuple] = []  # start, then as returned
+    for position, (start, end, finding, fixed) in enumerate(found):
+        status = fixed or _status(sentence, found, position)
+        if status is None or position in general:
+            continue
+        size = size_of(sentence, found, position) if has_sizes and status != ABSENT else None
+        words = sentence[start:end]
+        if finding in MIDLINE:
+            misplaced = lung_place(sentence, found, position) if status != ABSENT else ""
+            mentions.append((start, finding, status, None, words, False, (), size, misplaced))
+            continue
+        sides = _sides(sentence, found, position, status)
+        zones = said_of(sentence, found, position, zone_words) if has_zones and len(sides) == 1 else ()
+        for said, side in sides:
+            shared = side is not None and len(found) > 1 and own(sentence, found, position) is None
+            mentions.append((start, finding, said, side, words, shared, zones, None if said == ABSENT else size, ""))
+    if not terms.NOT_THE_WHOLE.search(sentence):
+        named = {mention[1] for mention in mentions}
+        for clear in (*terms.CLEAR.finditer(sentence), *terms.PART_NORMAL.finditer(sentence)):
+            near = triggers.JOINER.split(triggers.TWO_SIDES.sub("both", sentence[: clear.start()]))[-1] + clear[0]
+            side = side_words(near) or opening(sentence)
+            part = triggers.CLEAR_PART.search(clear[0])
+            zones = zone_words(near) or (((None, part["zone"] or "lower"),) if part else ())
+            mentions += [
+                (clear.start(), finding, ABSENT, side, clear[0], False, zones, None, "")
+                for finding in terms.CLEAR_DENIES
+                if finding not in named
+            ]
+    return tuple(mention[1:] for mention in sorted(mentions, key=lambda item: item[0]))
+
+
+def _found(sentence: str) -> list[tuple[int, int, str, str | None]]:
+    """(start, end, finding, fixed status) of every finding that a tidied sentence names, in order."""
+    found, taken = [], []
     for finding, status, pattern in terms.TERMS:
         for match in pattern.finditer(sentence):
             start, end = match.span("m") if match.groupdict().get("m") else match.span()
@@ -159,27 +244,7 @@ def _read_sentence(sentence: str) -> tuple[tuple[str, str, str | None, str, bool
                 continue
             taken.append((start, end))
             found.append((start, end, finding, status))
-    found.sort()
-    general = _general(sentence, found)
-    mentions = []  # (start, finding, status, side, words, shared)
-    for position, (start, end, finding, fixed) in enumerate(found):
-        status = fixed or _status(sentence, found, position)
-        if status is None or position in general:
-            continue
-        for said, side in [(status, None)] if finding in MIDLINE else _sides(sentence, found, position, status):
-            shared = side is not None and len(found) > 1 and _own_side(sentence, found, position) is None
-            mentions.append((start, finding, said, side, sentence[start:end], shared))
-    if not terms.NOT_THE_WHOLE.search(sentence):
-        named = {mention[1] for mention in mentions}
-        for clear in (*terms.CLEAR.finditer(sentence), *terms.PART_NORMAL.finditer(sentence)):
-            near = triggers.JOINER.split(triggers.TWO_SIDES.sub("both", sentence[: clear.start()]))[-1] + clear[0]
-            side = _side_words(near) or _opening_side(sentence)
-            mentions += [
-                (clear.start(), finding, ABSENT, side, clear[0], False)
-                for finding in terms.CLEAR_DENIES
-                if finding not in named
-            ]
-    return tuple(mention[1:] for mention in sorted(mentions, key=lambda item: item[0]))
+    return sorted(found)
 
 
 def _sides(sentence: str, found: list, position: int, status: str) -> list[tuple[str, str | None]]:
@@ -189,17 +254,17 @@ def _sides(sentence: str, found: list, position: int, status: str) -> list[tuple
     if status == ABSENT:
         first = triggers.ONE_NOT_THE_OTHER.search(sentence, 0, start)
         if first:
-            return [(PRESENT, first["side"]), (ABSENT, _side(sentence, found, position))]
+            return [(PRESENT, first["side"]), (ABSENT, said_of(sentence, found, position))]
         second = triggers.BUT_ONE.search(sentence, end, following)
         if second:
-            denied = (ABSENT, _side(sentence[: second.start()], found[: position + 1], position))
+            denied = (ABSENT, said_of(sentence[: second.start()], found[: position + 1], position))
             return [denied, (PRESENT, second["side"] or second["place"])]
-        return [(ABSENT, _side(sentence, found, position))]
+        return [(ABSENT, said_of(sentence, found, position))]
     other = triggers.NOT_THERE.search(sentence, end, following)
     if other is None:
-        return [(status, _side(sentence, found, position))]
+        return [(status, said_of(sentence, found, position))]
     rest = sentence[: other.start()] + "_" * len(other[0]) + sentence[other.end() :]
-    return [(status, _side(rest, found, position)), (ABSENT, other["side"])]
+    return [(status, said_of(rest, found, position)), (ABSENT, other["side"])]
 
 
 def _general(sentence: str, found: list) -> set[int]:
@@ -217,16 +282,18 @@ def _general(sentence: str, found: list) -> set[int]:
         predicate = triggers.GENERAL_PREDICATE.match(sentence, found[last][1] + 1)
         if predicate:
             reach, defined = _end_of(triggers.GENERAL_ENDS, sentence, predicate.end()), predicate.end()
+    definition = triggers.DEFINITION.search(sentence, found[0][1])  # "there is an effusion, a condition in which"
+    defined_here = definition.start() if definition else len(sentence)
     general: set[int] = set()
     for position, (start, end, finding, _) in enumerate(found):
         listed = position - 1 in general and triggers.PLAIN_LIST.fullmatch(sentence[found[position - 1][1] : start])
-        before = sentence[_clause(sentence, start, end)[0] : start]
+        before = sentence[clause_of(sentence, start, end)[0] : start]
         led = before.endswith(triggers.GENERAL_TAILS) and triggers.GENERAL_BEFORE.search(before)
-        if not (start < reach or listed or led):
+        if not (start < reach or start > defined_here or listed or led):
             continue
         of_this_film = triggers.HERE.search(before) or (
             finding not in MIDLINE
-            and (_own_side(sentence, found, position) or (start >= defined and triggers.THE.search(before)))
+            and (own(sentence, found, position) or (start >= defined and triggers.THE.search(before)))
         )
         if not of_this_film and not (start >= reach and triggers.BEFORE_ABSENT.search(before)):
             general.add(position)
@@ -241,7 +308,7 @@ def _end_of(pattern: re.Pattern, sentence: str, start: int) -> int:
 def _status(sentence: str, found: list, position: int) -> str | None:
     """present / absent / uncertain for one mention; None when it is a question or history."""
     start, end = found[position][:2]
-    first, last = _clause(sentence, start, end)
+    first, last = clause_of(sentence, start, end)
     before, inside, after = sentence[first:start], sentence[start:end], sentence[end:last]
 
     if triggers.NOT_A_STATEMENT.search(triggers.BORNE_OUT.sub("_", before)):
@@ -281,20 +348,6 @@ def _status(sentence: str, found: list, position: int) -> str | None:
     return PRESENT
 
 
-def _clause(sentence: str, start: int, end: int) -> tuple[int, int]:
-    """The stretch around a mention that no hard break crosses."""
-    first, last = 0, len(sentence)
-    for match in triggers.BREAK.finditer(sentence):
-        if match.end() <= start:
-            first = match.end()
-        elif match.start() >= end:
-            last = match.start()
-            if match[0] == ":":  # "Pneumothorax: absent" is one statement
-                last = len(sentence)
-            break
-    return first, last
-
-
 def _soft_break(sentence: str, start: int, end: int, last: int) -> bool:
     """Does a new statement begin between a denial and the mention? Not inside a list closed by "or" or "nor"."""
     for match in triggers.SOFT_BREAK.finditer(sentence, start, end):
@@ -314,83 +367,3 @@ def _doubt_reaches(sentence: str, found: list, position: int, trigger_end: int) 
         if later is found[position]:
             return True
     return bool(covered) and covered[0] is found[position]
-
-
-def _side_words(text: str) -> str | None:
-    sides = set()
-    for match in triggers.SIDE.finditer(text):
-        sides.add(match.lastgroup)
-    if not sides:
-        return None
-    return sides.pop() if len(sides) == 1 else "both"
-
-
-def _side(sentence: str, found: list, position: int) -> str | None:
-    """Side of a mention: its own, else that of what it explains, of its list, of its clause, of the sentence's head."""
-    own = _own_side(sentence, found, position)
-    if own:
-        return own
-    first, last = _clause(sentence, *found[position][:2])
-
-    def gap(left: int) -> str:
-        """Words between two neighbouring mentions, "#" where one of them has no side by nature."""
-        if not 0 <= left < len(found) - 1 or {found[left][2], found[left + 1][2]} & MIDLINE:
-            return "#"
-        words = sentence[found[left][1] : found[left + 1][0]]
-        # what is denied is not where the stated neighbour is: "left consolidation without effusion"
-        return "#" if triggers.DENIAL_BEGINS.search(words) else words
-
-    # A list shares its place: "consolidation and effusion at the right base" ...
-    here = position
-    while here < position + triggers.LIST_REACH and triggers.LISTED.fullmatch(gap(here)) and not _side_words(gap(here)):
-        here += 1
-        if _own_side(sentence, found, here):
-            return _own_side(sentence, found, here)
-    # ... "left effusion and atelectasis"; and what explains a shadow is where the shadow is: "opacity at the right
-    # base, likely atelectasis or infiltrate".
-    here = position
-    while here > position - triggers.LIST_REACH:
-        between = gap(here - 1)
-        if not (triggers.LISTED.fullmatch(between) or triggers.EXPLAINS.search(between)):
-            break
-        here -= 1
-        if _own_side(sentence, found, here):
-            return _own_side(sentence, found, here)
-    if sum(first <= item[0] < last for item in found) > 1:
-        return None
-    # A denial has the side of its own part of the clause: not "the left base is clear, no effusion".
-    denials = list(triggers.DENIAL_BEGINS.finditer(sentence, first, found[position][0]))
-    if denials:
-        first += len(re.match(r"(?:.*(?:,| and ))?", sentence[first : denials[-1].start()])[0])
-    # "On the right, there is consolidation": the place opens the sentence.
-    return _side_words(sentence[first:last]) or _opening_side(sentence)
-
-
-def _opening_side(sentence: str) -> str | None:
-    place = triggers.OPENING_PLACE.match(sentence)
-    return _side_words(place[0]) if place else None
-
-
-def _own_side(sentence: str, found: list, position: int) -> str | None:
-    """Side said inside a mention's words, else just before them, else just after."""
-    start, end = found[position][:2]
-    first, last = _clause(sentence, start, end)
-    inside = _side_words(sentence[start:end])
-    if inside:
-        return inside
-    # Just before: back to the previous mention or joining word.
-    previous = found[position - 1][1] if position else 0
-    before = sentence[max(first, previous) : start]
-    # "left and right lower zone consolidation" is one place, so a joiner between two sides does not cut
-    near = triggers.JOINER.split(triggers.TWO_SIDES.sub("both", before))[-1]
-    if _side_words(near):
-        return _side_words(near)
-    # Just after: up to the next mention, less the phrase that leads into that one.
-    following = found[position + 1][0] if position + 1 < len(found) else len(sentence)
-    after = sentence[end : min(last, following)]
-    if position + 1 < len(found) and following <= last:
-        cuts = [match.start() for match in triggers.JOINER.finditer(after)]
-        after = after[: cuts[-1]] if cuts else after
-    else:
-        after = re.split(r"[;:]|,(?!\s*(?:left|right|mid|upper|lower))", after)[0]
-    return _side_words(after)

@@ -199,7 +199,8 @@ TERMS = tuple(
             # "edema" alone is of the lung in these reports, unless another place is named
             "((pulmonary|interstitial|alveolar|lung|perihilar) )*(?<!soft tissue )(?<!wall )(?<!subcutaneous )"
             "(?<!peripheral )(?<!ankle )(?<!leg )(?<!laryngeal )o?edema",
-            "(lung )?cavit(y|ies|ary|ation)|lung cysts?|cystic lesions?|bulla(e|s)?|bullous changes?|blebs?",
+            "(lung )?(?<!pleural )(?<!chest )(?<!thoracic )(?<!abdominal )cavit(y|ies|ary|ation)|"
+            "lung cysts?|cystic lesions?|bulla(e|s)?|bullous changes?|blebs?",
             "mediastinal shift|shift of the mediastinum|(hiatal|hiatus|diaphragmatic) hernia|enlarged pulmonary "
             "arter(y|ies)|bronchiectas[ei]s|pneumomediastinum",
             "((mediastinal|hilar) )*(lymph)?adenopath(y|ies)|enlarged ((mediastinal|hilar) )*lymph nodes?",
@@ -208,14 +209,26 @@ TERMS = tuple(
     )
 )
 
-# "Lungs are clear" denies what would show as a shadow in the lung, all at once.
+# "Lungs are clear" denies what would show in the lungs, all at once: the findings of the lung. Not the pleura, the
+# heart or the aorta; not calcification, since a clear lung may hold a calcified granuloma and the name covers vessels,
+# too; not other lesions, most of which are bones. In the 1,221 of 3,955 Indiana reports that call both lungs clear,
+# these two are stated 0.65 and 0.50 times as often as in all reports, the heart and the aorta 0.48 and 0.61 times, and
+# the denied ones 0.04 to 0.20 times, but nodules (granulomas among them) 0.54 times.
 CLEAR = compile_words(
     "(lungs?( fields?| parenchyma)?|lung bases|(upper|mid|middle|lower) (lungs?|lobes?|zones?))( (<verb>|<how>|"
     "bilaterally))*"
     " (clear|normal(ly aerated)?)(?! of)",
     "clear lungs?( fields?)?",
 )
-CLEAR_DENIES = ("Consolidation", "Infiltration", "Lung Opacity")
+CLEAR_DENIES = (
+    "Atelectasis",
+    "Consolidation",
+    "ILD",
+    "Infiltration",
+    "Lung Opacity",
+    "Nodule/Mass",
+    "Pulmonary fibrosis",
+)
 NOT_THE_WHOLE = compile_words("otherwise|elsewhere|remaining|remainder|rest")
 
 # "No abnormality in the right lung" says the same of one lung.

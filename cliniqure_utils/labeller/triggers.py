@@ -74,12 +74,30 @@ GENERAL_PREDICATE = compile_words(
     "(of|in|that|which|where|when|characteri[sz]ed)",
     "(is|are) (often|usually|commonly|typically|mostly|mainly|generally|frequently) (due to|related to|secondary to|"
     "seen in|found in|the result of|an? result of)|(is|are) an? (collapsed|abnormal)",
+    r"(is|are)( <often>)* an? ([\w-]+,? ){0,4}(condition|disease|disorder|illness|emergency)s?(?! (here|seen|on))",
+    "(is|are)( <often>)* (very |quite |extremely |relatively )?(rare|common|uncommon|frequent|serious|dangerous|"
+    "life-threatening|fatal|treatable)(?! (here|on))",
+    r"(is|are)( <often>)* (an? |the )?(most |very )?(common|rare|frequent|uncommon|serious) ([\w-]+ )?(finding|cause|"
+    "abnormality|problem|complication)",
+    "affects? (about|up to|people|patients|men|women|adults|many|most|\\d+)",
     "means|refers? to|(<often> )*(occurs?|arises?|develops?) (when|if|in (people|patients|adults)|due to|because|as a "
     "result|from)|results? (from|when)",
     "(can|may|might|could)( <often>)* (cause|lead to|present with|result (in|from)|produce|manifest|occur|develop)",
     "(commonly|often|usually|typically) (causes?|leads?|presents?|results?|occurs?|develops?)",
     "<topic>( (options?|methods?))? (include|includes|is|are|may|can|involves?|consists?)",
     "causes? (symptoms|pain|shortness|dyspn(o?ea)|chest pain|cough|breathlessness)",
+)
+# What a disease is, said after a finding of this film: "an effusion, a condition characterized by ...".
+DEFINITION = compile_words(
+    r"which (is|are) (an? |the )?([\w-]+ ){0,4}(condition|disease|disorder|collection|accumulation|build-?up|sac|"
+    "cavity) (of|in|that|where|characteri[sz]ed|caused)",
+    r", an? ([\w-]+ ){0,3}(condition|disease|disorder) (of|in|that|where|characteri[sz]ed|caused)",
+)
+# History, and talk about diseases, in sentences that may name no finding.
+NOT_OF_THIS_FILM = compile_words(
+    "(history|h/o) of|past medical history|risk factors?|family history",
+    "(is|are) (also )?an? ([\\w-]+ ){0,4}(condition|disease|disorder|illness|syndrome)s?",
+    "(can|may) be (caused|treated|prevented) by|(common|main|possible) causes",
 )
 GENERAL_LEAD = re.compile(
     r"(?:(?:in general|generally|typically|usually),? )?(?:an? )?"
@@ -140,6 +158,30 @@ SIDE = re.compile(
     r"(?:left|right) (?:greater|more|larger|worse) than (?:the )?(?:left|right))|(?P<left>left|lingular?)|"
     r"(?P<right>right))\b"
 )
+# Zones as the reports of the cohort name them: "the left upper and right mid zones", "both upper zones". A lobe is
+# another thing.
+_ZONE = r"(?:upper|mid|middle|lower)"
+_SIDED_ZONE = rf"(?:(?:left|right|both|bilateral)(?: (?:and|or|&) (?:left|right))? )?{_ZONE}"
+ZONES = re.compile(rf"\b{_SIDED_ZONE}(?:(?:,| and| or| &|, and) (?:the )?{_SIDED_ZONE})*[ -]?(?:lung )?zones?\b")
+ZONE_PART = re.compile(r"\b(?:left|right|both|bilateral|upper|middle|mid|lower)")
+ZONE_JOINER = re.compile(r", and | and | or |, ")
+# A part of the lungs that is said to be clear; bases count as lower zones, a lobe as the zone of its name.
+CLEAR_PART = re.compile(r"\b(?:(?P<zone>upper|mid|lower)|middle|bases)\b")
+# Places that the heart and the aorta cannot have.
+_LUNG_PLACE = (
+    rf"(?:the )?{_SIDED_ZONE}(?: lung)?[ -]?(?:zones?|lobes?)|(?:the )?(?:left|right|both) (?:lungs?|lung base)"
+)
+LUNG_AFTER = re.compile(rf"(?:, ?| (?:is |are )?(?:seen )?(?:in|within|over|at) )(?P<place>{_LUNG_PLACE})(?=$|[,.;])")
+LUNG_BEFORE = re.compile(
+    rf"(?:(?P<place>{_LUNG_PLACE})|(?P<side>\b(?:left|right|bilateral)(?:-?sided| sided)?))"
+    r" (?:(?:mild|moderate|marked|severe|enlarged) )?$"
+)
+PART_OF_HEART = re.compile(r"heart|cardiac|aorta\b|aortic (?:arch|knob|knuckle)|enlarged")
+SIZE = re.compile(
+    r"\b(?:(?P<small>small|tiny|minimal|trace|slight|minor)|(?P<large>large|huge|massive|extensive|sizeable)|"
+    r"(?P<moderate>moderate(?:ly)?|medium))\b"
+)
+SIZE_AFTER = re.compile(rf"(?:,|(?:,? which)? (?:is|are|appears?))(?: \w+ly)? {SIZE.pattern}(?! (?!in size)\w)")
 EXPLAINS = compile_words(
     "likely|probably|possibly|possible|presumably|(may|might|could) (represent|reflect|be|indicate)|representing|"
     "reflecting|"
