@@ -9,7 +9,14 @@ from cliniqure_utils.reports import KNOWLEDGE, load_knowledge
 from cliniqure_utils.vocabulary import FINDINGS
 
 THORACIC = {"respiratory", "pleural", "cardiac", "aortic", "mediastinal", "pulmonary vascular"}
-ADDRESS = r"https?://\S+\.\S+"  # one of the addresses holds semicolons
+ADDRESS = r"https://[a-z0-9.-]+\.[a-z]+/\S+"
+# Shops, commercial health pages, single clinics' leaflets, pages that anybody writes: once sources, or likely to be.
+REFUSED = (
+    "verywellhealth respiratorytherapyzone emedicinehealth healthcentral healthline webmd wikipedia topdoctors "
+    "adam.com drneetujainpulmo gpnotebook globalgenes medstarhealth riversideonline stclair.org clevelandclinic "
+    "mountsinai nm.org missouricancer wkcardiology archildrens columbiasurgery stanford.edu rbht.nhs "
+    "guysandstthomas hullccg barnardos thinkaorta para-monte msdlatinamerica jacpjournal scienceopen"
+).split()
 PER_DISEASE = ["cause", "diagnostic_methods", "treatment", "icd10", "source", "source_date", "sourced_fields", "area",
                "thoracic", "also_called"]  # fmt: skip
 # Words of a disease's name that do not give it away.
@@ -81,6 +88,9 @@ def test_a_source_is_an_address_with_a_date_and_says_what_it_covers(name, reques
         assert ((table[column] == "") == unsourced).all(), f"{column} goes with a source, and only with one"
     assert table.source[~unsourced].str.fullmatch(rf"{ADDRESS}( ; {ADDRESS})*").all()
     assert table.source_date[~unsourced].str.fullmatch(r"20\d\d-[01]\d-[0-3]\d").all()
+    hosts = {address.split("/")[2] for text in table.source[~unsourced] for address in text.split(" ; ")}
+    assert [host for host in sorted(hosts) if any(refused in host for refused in REFUSED)] == []
+    assert table.source.str.count(" ; ").max() <= 2, "one to three good pages, no list"
     known = set(KNOWLEDGE) if name == "knowledge" else {"symptoms", "cause", "diagnostic_methods", "treatment"}
     assert {field for text in table.sourced_fields[~unsourced] for field in text.split("; ")} <= known
     print(f"{name}: {(~unsourced).mean():.0%} of the rows have a source")
