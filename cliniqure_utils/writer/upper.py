@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from cliniqure_utils.writer.batches import IGNORED
 
@@ -43,20 +44,27 @@ def with_states(model: nn.Module, items: Sequence[dict], first: int, batch_size:
     Returns:
         The items in their order, with `states` (tokens, width) of the model's type in place of `input_ids`.
     """
-    out: list[dict] = [{} for _ in items]
-    order = sorted(range(len(items)), key=lambda i: len(items[i]["input_ids"]))
-    training, device = model.training, next(model.parameters()).device
+    lengths = torch.tensor([len(item["input_ids"]) for item in items])
+    order = lengths.argsort(descending=True, stable=True).tolist()  # the longest first: later ones fit into its memory
+    ends = lengths.cumsum(0).tolist()
+    training, device, dtype = model.training, next(model.parameters()).device, _stack(model).norm.weight.dtype
+    flat = torch.empty(int(lengths.sum()), model.config.hidden_size, dtype=dtype)  # one block for all texts
+    out = [
+        {"states": flat[end - length : end], "labels": item["labels"]}
+        for item, end, length in zip(items, ends, lengths.tolist(), strict=True)
+    ]
     model.eval()
-    with _only_layers(model, 0, first, with_norm=False):
+    bar = tqdm(total=len(items), desc="frozen layers", unit="text", disable=len(items) < 500)
+    with _only_layers(model, 0, first, with_norm=False), bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             rows = [torch.tensor(items[i]["input_ids"]) for i in chosen]
             ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
-            lengths = torch.tensor([len(row) for row in rows], device=device)
-            mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
+            mask = (torch.arange(ids.shape[1]) < lengths[chosen][:, None]).long().to(device)
             states = _stack(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             for row, i in enumerate(chosen):
-                out[i] = {"states": states[row, : len(rows[row])].cpu().clone(), "labels": items[i]["labels"]}
+                out[i]["states"].copy_(states[row, : len(rows[row])])
+            bar.update(len(chosen))
     model.train(training)
     return out
 
