@@ -84,3 +84,34 @@ def draw_boxes(axes, boxes: Sequence, texts: Sequence[str] | None = None, kind: 
                 x_min, y_min, texts[index], color="white", fontsize=6.5, va="bottom", ha="left", clip_on=True,
                 bbox={"facecolor": "black", "alpha": 0.6, "pad": 0.8, "edgecolor": colour, "linestyle": line},
             )  # fmt: skip
+
+
+def number_places(boxes: Sequence, side: float) -> list[tuple[float, float]]:
+    """Where the numbers of boxes (n, 4) stand, (x, y): in the upper left corner, or beside a number that is there.
+
+    Args:
+        side: Of a number, in the pixels of the boxes.
+    """
+    places: list[tuple[float, float]] = []
+    for x, y, *_ in boxes:
+        while any(abs(x - other_x) < side and abs(y - other_y) < side for other_x, other_y in places):
+            x += side
+        places.append((x, y))
+    return places
+
+
+def number_boxes(axes, boxes: np.ndarray, side: float) -> None:
+    """Outline a detector's boxes (n, 4), each with its number from 1 in its upper left corner, large enough for a page.
+
+    The names stand in the text beside the film: names on the film would lie on one another.
+
+    Args:
+        side: Of a number, in the pixels of the boxes.
+    """
+    colour, line, _ = BOX_STYLES["predicted"]
+    draw_boxes(axes, boxes, kind="predicted")
+    for number, (x, y) in enumerate(number_places(boxes, side), start=1):
+        axes.text(
+            x, y, str(number), color="white", fontsize=11, fontweight="bold", va="top", ha="left", clip_on=True,
+            bbox={"facecolor": "black", "alpha": 0.8, "pad": 2, "edgecolor": colour, "linestyle": line},
+        )  # fmt: skip

@@ -2,12 +2,14 @@
 
 import base64
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from cliniqure_utils.pages import templates
+from cliniqure_utils.figures.style import number_places
+from cliniqure_utils.pages import parts, templates
 from cliniqure_utils.vocabulary import DISCLAIMER
 
 THUMBNAIL = 120  # pixels
@@ -29,10 +31,10 @@ def render(template: str, title: str, **values) -> str:
     """
     from jinja2 import DictLoader, Environment, StrictUndefined
 
+    texts = {"base": templates.BASE, "parts": parts.PARTS, "style": parts.STYLE}
     environment = Environment(
-        loader=DictLoader({"base": templates.BASE}), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+        loader=DictLoader(texts), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["cell"] = _cell
     return environment.from_string(template).render(title=title, disclaimer=DISCLAIMER, **values)
 
@@ -52,10 +54,30 @@ def figure_png(figure, dpi: int = 110) -> bytes:
 
 
 def pixels_png(pixels: np.ndarray, texts: PngInfo) -> bytes:
-    """uint8 (height, width, 3) as PNG, the same pixels, with texts of its own beside them."""
+    """uint8 (height, width) or (height, width, 3) as PNG, the same pixels, with texts of its own beside them."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", optimize=True, pnginfo=texts)
     return buffer.getvalue()
+
+
+def film_with_boxes(
+    film: bytes, size: tuple[float, float], boxes: Sequence, truth: Sequence[tuple[str, Sequence]] = ()
+) -> dict:
+    """What the macro `parts.film` draws.
+
+    Args:
+        film: PNG of any size.
+        size: (width, height) that the boxes are in pixels of.
+        boxes: x_min, y_min, x_max, y_max each; numbered from 1.
+        truth: (class name, box) each, lettered from A.
+    """
+    sign = 0.044 * max(size)
+    letters = [chr(ord("A") + n) if n < 26 else str(n) for n in range(len(truth))]
+    return {
+        "url": data_url(film), "width": size[0], "height": size[1], "sign": sign,
+        "boxes": list(zip(range(1, len(boxes) + 1), boxes, number_places(boxes, sign), strict=True)),
+        "truth": [(letter, name, box) for letter, (name, box) in zip(letters, truth, strict=True)],
+    }  # fmt: skip
 
 
 def thumbnail(pixels: np.ndarray) -> bytes:

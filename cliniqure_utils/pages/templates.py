@@ -14,7 +14,8 @@ BASE = """\
 <meta name="referrer" content="no-referrer">
 <title>{{ title }}</title>
 <style>
-:root { --ink: #1a1a1a; --soft: #555; --line: #c9c9c9; --paper: #fff; --tint: #f4f6f8; }
+:root { --ink: #1a1a1a; --soft: #555; --line: #c9c9c9; --paper: #fff; --tint: #f4f6f8;
+  --alarm: #9b1c1c; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1120px; padding: 1rem; color: var(--ink); background: var(--paper);
   font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -25,6 +26,7 @@ p, li { max-width: 46rem; }
 .notice { border: 2px solid var(--ink); padding: .5rem .8rem; font-weight: 600; display: inline-block;
   margin: .6rem 0; }
 .soft { color: var(--soft); font-size: .9rem; }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .5rem; border-bottom: 1px solid var(--line);
   overflow-wrap: anywhere; }
@@ -212,65 +214,79 @@ sentence without a sign says nothing about the findings of the film. Probabiliti
 # `cliniqure predict`: one film.
 FILM = """\
 {% extends "base" %}
+{% import "parts" as parts %}
 {% block style %}
-h2 { font-size: 1.1rem; margin: 1.4rem 0 .4rem; }
-.film { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 1.6rem; align-items: start; }
-.film h2:first-child { margin-top: 0; }
-blockquote { white-space: pre-line; }
-ul.checked { list-style: none; padding: 0; margin: 0; }
-ul.checked li { padding: .25rem 0 .25rem 1.6rem; text-indent: -1.6rem; }
-ul.checked b { display: inline-block; width: 1.6rem; text-indent: 0; }
-td.said { font-weight: 600; }
-@media (max-width: 720px) { .film { grid-template-columns: minmax(0, 1fr); } }
+{% include "style" %}
+h2 { font-size: 1.15rem; margin: 1.6rem 0 .5rem; }
+.film, .beside { display: grid; column-gap: 1.8rem; align-items: start; }
+.film { grid-template-columns: minmax(0, 9fr) minmax(0, 11fr); }
+.film h2:first-child { margin-top: .2rem; }
+.beside { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); }
+@media (max-width: 720px) { .film, .beside { grid-template-columns: minmax(0, 1fr); row-gap: 1rem; } }
+@media print {
+  .film, .beside { display: block; }
+  .picture { max-width: 12cm; margin: .5cm 0; }
+  .back { display: none; }
+}
 {% endblock %}
 {% block above %}
-<p><a href="index.html">All films</a></p>
+<p class="back"><a href="index.html">All films</a></p>
 {% endblock %}
 {% block head %}
 {% if report.film.warning %}<p class="notice">{{ report.film.warning }}</p>{% endif %}
-{% if report.made_by.learnt_from %}<p>{{ report.made_by.learnt_from }}</p>{% endif %}
 {% endblock %}
 {% block content %}
 <div class="film">
 <div>
-<img src="{{ overlay }}" alt="{{ alternative }}">
-<p class="soft">Dashed: what the detector found, with its score. The patient's left is on the right.</p>
-<h2>{{ "Probabilities of " ~ report.made_by.eyes if report.made_by.eyes else "Probabilities, calibrated" }}</h2>
-<table><thead><tr><th scope="col">Finding</th><th scope="col">Probability</th><th scope="col">Said from</th>
-<th scope="col">Said</th></tr></thead><tbody>
-{% for finding in report.findings | sort(attribute="probability", reverse=true) %}
-<tr><td>{{ finding.name }}</td><td>{{ "%.2f" | format(finding.probability) }}</td>
-<td>{{ "%.2f" | format(finding.threshold) }}</td><td class="said">{{ "yes" if finding.said else "no" }}
-{{- ", by the detector" if finding.detected and not finding.present }}</td></tr>
-{% endfor %}
-</tbody></table>
-<p class="soft">The report says a finding whose probability reaches the number beside it, or that the detector has
-boxed; it says "No finding" where there is none.</p>
+<h2>Impression</h2>
+{{ parts.impression(report.impression) }}
+<h2>Findings</h2>
+{{ parts.findings(report.reading) }}
+{% if report.made_by.learnt_from %}<p class="soft">{{ report.made_by.learnt_from }}</p>{% endif %}
 </div>
 <div>
-<h2>Facts: what the models found</h2>
-<blockquote>{{ report.report.facts }}</blockquote>
+<figure class="picture">
+{{ parts.film(picture, alternative) }}
+<figcaption class="soft">Dashed: what the detector found, numbered as in the findings. The patient's left is on the
+right.</figcaption>
+</figure>
+<h2>{{ "Probabilities of " ~ report.made_by.eyes if report.made_by.eyes else "Probabilities, calibrated" }}</h2>
+{{ parts.bars(report.findings | sort(attribute="probability", reverse=true)) }}
+<p class="soft">A finding is said whose probability reaches its mark, or that the detector has boxed; "No finding" is
+said where there is none. {{ legend }}</p>
+</div>
+</div>
+
+<h2>About {{ "this finding" if report.reading | length == 1 else "these findings" }}</h2>
+<p class="soft">In general, not about this patient: from a table whose text was written from the pages in the notes.</p>
+{{ parts.explained(report.reading, texts, notes) }}
+
 {% if report.report.system != "template" %}
-<h2>Prose: what the language model wrote, sentence by sentence</h2>
-<ul class="checked">
-{% for entry in report.report.checked %}
-<li><b aria-hidden="true">{{ marks[entry.status] }}</b>{{ entry.sentence }}
-<span class="soft">({{ status_words[entry.status] }})</span></li>
-{% else %}
-<li class="soft">(nothing)</li>
-{% endfor %}
-</ul>
+<h2>What the language model wrote</h2>
+{% set verified = report.report.verified if report.report.verified is defined else none %}
+<div class="beside">
+<div>
+{{ parts.sentences(verified if verified is not none else report.report.checked, marks, status_words) }}
 <p class="soft">A sentence that agrees with the models can still be wrong about the patient.</p>
+</div>
+<div>
+{% if verified is not none %}
+<details><summary>As it was written, before it was checked</summary>
+{{ parts.sentences(report.report.checked, marks, status_words) }}</details>
 {% endif %}
-<h2>From the table of causes, tests and treatments</h2>
-{% for entry in report.report.recommendations %}
-<p><b>{{ entry.finding }}.</b> {{ entry.diagnostic_methods }} {{ entry.treatment_options }}
-<b>Watch for:</b> {{ entry.red_flags }} <span class="soft">({{ entry.source }}, read {{ entry.source_date }})</span></p>
+{{ parts.folded("Crude report of the image-to-text model", report.crude_report) }}
+{% if report.report.prompt is defined %}{{ parts.folded("Prompt", report.report.prompt) }}{% endif %}
+</div>
+</div>
 {% else %}
-<p class="soft">No row with a source for these findings.</p>
-{% endfor %}
-<h2>Crude report of the image-to-text model</h2>
-<blockquote>{{ report.crude_report or "(empty)" }}</blockquote>
+{{ parts.folded("Crude report of the image-to-text model", report.crude_report) }}
+{% endif %}
+
+{% if notes %}
+<h2>Notes</h2>
+{{ parts.sources(notes) }}
+{% endif %}
+
 <h2>About this film</h2>
 <dl>
 <dt>File</dt><dd>{{ report.source }}, {{ report.film.columns }} x {{ report.film.rows }} pixels</dd>
@@ -282,8 +298,6 @@ boxed; it says "No finding" where there is none.</p>
 {% for words, name in files.items() %}<dt>{{ words }}</dt>
 <dd><a href="{{ name | urlencode }}">{{ name }}</a></dd>{% endfor %}
 </dl>
-</div>
-</div>
 {% endblock %}
 """
 
@@ -309,7 +323,7 @@ td.film-picture { width: 8.5rem; }
 <img src="{{ row.thumbnail }}" alt="Film {{ row.image_id }} with its boxes"></a></td>
 <td class="name"><a href="{{ row.page | urlencode }}">{{ row.image_id }}</a><br>
 <span class="soft">{{ row.source }}</span></td>
-<td>{{ row.findings | join(", ") or "no finding" }}
+<td>{% if row.urgent %}<b>Urgent.</b> {% endif %}{{ row.findings | join(", ") or "no finding" }}
 {%- if row.warning %}<br><b>{{ row.warning }}</b>{% endif %}</td></tr>
 {% endfor %}
 </tbody></table>

@@ -17,7 +17,7 @@ from cliniqure_utils.predict.own import ENDINGS, png_mark
 from cliniqure_utils.predict.pages import film_page, index_page
 from cliniqure_utils.predict.writing import RunSettings
 from cliniqure_utils.runs import atomic_path, write_json, write_table, write_text
-from cliniqure_utils.vocabulary import BOX, FINDINGS
+from cliniqure_utils.vocabulary import BOX
 
 REJECTED = ["source", "row", "image_id", "reason"]
 
@@ -38,10 +38,10 @@ def write_film(report: dict, film: Mapping, name: str, out_dir: Path) -> dict:
     corners = np.array([[box[edge] for edge in BOX] for box in report["boxes"]]).reshape(-1, 4)
     shown = film["shown"]
     boxes = rescale_boxes(corners, (film["columns"], film["rows"]), shown.shape[::-1])
-    overlay = draw_overlay(shown, boxes, [f"{box['class_name']} {box['score']:.2f}" for box in report["boxes"]])
+    overlay = draw_overlay(shown, boxes)
     png = pixels_png(overlay, png_mark())
     program = report["made_by"]["program"]
-    capture = secondary_capture(overlay, film["key"], program)
+    capture = secondary_capture(overlay, film["key"], program, report["boxes"])
     structured = structured_report(report, boxes, capture, _content_key(report, film["key"]))
     contents = {"overlay": png}
     for what, data in (("capture", capture), ("structured", structured)):
@@ -58,15 +58,14 @@ def write_film(report: dict, film: Mapping, name: str, out_dir: Path) -> dict:
         "Overlay as DICOM": files["capture"],
         "DICOM structured report": files["structured"],
     }
-    write_text(out_dir / files["page"], film_page(report, png, beside))
-    named = {entry["name"] for entry in report["findings"] if entry["present"]}
-    named |= {box["class_name"] for box in report["boxes"]}
+    write_text(out_dir / files["page"], film_page(report, pixels_png(shown, png_mark()), beside))
     return {
         "image_id": report["image_id"],
         "source": report["source"],
         "page": files["page"],
         "warning": report["film"]["warning"],
-        "findings": [name for name in (*FINDINGS, *film["beside"]) if name in named.union(film["beside"])],
+        "urgent": any(entry["urgent"] for entry in report["reading"]),
+        "findings": [*(entry["name"] for entry in report["reading"]), *film["beside"]],
         "thumbnail": data_url(thumbnail(overlay)),
     }
 

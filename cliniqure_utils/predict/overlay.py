@@ -1,7 +1,5 @@
 """The film with the detector's boxes and the disclaimer drawn on it."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from cliniqure_utils.vocabulary import DISCLAIMER
@@ -9,21 +7,20 @@ from cliniqure_utils.vocabulary import DISCLAIMER
 OVERLAY_INCHES = 5.12  # longest side: text keeps its share of the film whatever its size in pixels
 
 
-def draw_overlay(film: np.ndarray, boxes: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+def draw_overlay(film: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Draw on a film.
 
     Args:
         film: uint8 (height, width).
         boxes: (n, 4) in pixels of this film.
-        labels: One per box.
 
     Returns:
-        uint8 (height, width, 3): pixel for pixel the film, boxes dashed and labelled.
+        uint8 (height, width, 3): pixel for pixel the film, boxes dashed and numbered from 1.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from cliniqure_utils.figures.style import draw_boxes, show_film
+    from cliniqure_utils.figures.style import number_boxes, show_film
 
     height, width = film.shape
     dpi = max(width, height) / OVERLAY_INCHES
@@ -32,7 +29,7 @@ def draw_overlay(film: np.ndarray, boxes: np.ndarray, labels: Sequence[str]) -> 
     axes = figure.add_axes((0, 0, 1, 1))
     show_film(axes, film)
     axes.axis("off")
-    draw_boxes(axes, boxes, labels, "predicted")
+    number_boxes(axes, boxes, side=0.05 * max(width, height))
     axes.text(
         0.01, 0.01, DISCLAIMER, transform=axes.transAxes, color="white", fontsize=9, va="bottom",
         bbox={"facecolor": "black", "alpha": 0.7, "pad": 1.5, "edgecolor": "none"},

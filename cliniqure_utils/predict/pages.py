@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from cliniqure_utils.pages import data_url, render
+from cliniqure_utils.pages import film_with_boxes, render
 from cliniqure_utils.pages.templates import FILM, FILMS
 from cliniqure_utils.predict.writing import RunSettings
 from cliniqure_utils.reports import MARKS, age_in_words
+from cliniqure_utils.reports.reading import CERTAINTY_IN_WORDS, explained
+from cliniqure_utils.vocabulary import BOX
 
 STATUS_WORDS = {
     "supported": "agrees with the classifier or the detector",
@@ -15,21 +17,27 @@ STATUS_WORDS = {
 }
 
 
-def film_page(report: Mapping, overlay: bytes, files: Mapping[str, str]) -> str:
+def film_page(report: Mapping, film: bytes, files: Mapping[str, str]) -> str:
     """One film's page.
 
     Args:
         report: From `writing.build_report`.
-        overlay: PNG.
+        film: PNG, without boxes, of any size.
         files: What else was written: words -> file name beside the page.
     """
-    boxes = [f"{box['class_name']}, {_place(box)}" for box in report["boxes"]]
+    boxes = [f"{n}, {box['class_name']}, {_place(box)}" for n, box in enumerate(report["boxes"], start=1)]
+    corners = [[box[edge] for edge in BOX] for box in report["boxes"]]
+    rows = {row["finding"]: row for row in report["report"]["recommendations"]}
+    texts, notes = explained([rows[entry["name"]] for entry in report["reading"] if entry["name"] in rows])
     return render(
         FILM,
         f"Chest film {report['image_id']}",
         report=report,
-        overlay=data_url(overlay),
-        alternative="Chest film. " + ("Detected: " + "; ".join(boxes) + "." if boxes else "Nothing was detected."),
+        picture=film_with_boxes(film, (report["film"]["columns"], report["film"]["rows"]), corners),
+        alternative="Chest film. " + ("Boxes: " + "; ".join(boxes) + "." if boxes else "Nothing was detected."),
+        texts=texts,
+        notes=notes,
+        legend=CERTAINTY_IN_WORDS,
         files=files,
         marks=MARKS,
         status_words=STATUS_WORDS,
@@ -42,7 +50,7 @@ def index_page(rows: Sequence[Mapping], rejected: Sequence[Mapping], settings: R
     """The page that lists the films of one call.
 
     Args:
-        rows: image_id, source, page, findings (names), warning (a sentence, or empty), thumbnail (data URL).
+        rows: image_id, source, page, findings (names), urgent, warning (a sentence, or empty), thumbnail (data URL).
         rejected: source and reason.
         settings: Of the run whose models were used.
         with_llm: Whether a language model wrote.

@@ -21,6 +21,7 @@ from cliniqure_utils.reports import (
     gather_evidence,
     load_knowledge,
 )
+from cliniqure_utils.reports.reading import impression, reading_order
 from cliniqure_utils.vocabulary import BOX, CLASSES, DISCLAIMER, NO_FINDING
 
 FEW_GREYS = (
@@ -217,7 +218,7 @@ def build_report(
     """Everything about one film as plain values, ready for JSON.
 
     Of each finding: present (the classifier's probability reaches its threshold), detected (it has a box), said (the
-    report says so: either of them; "No finding" where there is none).
+    report says so: either of them; "No finding" where there is none). The boxes are numbered as the reading order is.
 
     Args:
         prose: What the language model wrote; None for a report of the facts alone.
@@ -228,6 +229,7 @@ def build_report(
     report = assemble_report(evidence, prose or "", settings.knowledge, system)
     age = film["age_years"]
     boxed = {name for name, _, _ in evidence.boxes}
+    reading = reading_order(report["sections"]["findings"], settings.thresholds, film["rows"])
     doubts = [sentence for key, sentence in (("few_greys", FEW_GREYS), ("unfamiliar", UNFAMILIAR)) if film[key]]
     return {
         "disclaimer": DISCLAIMER,
@@ -244,6 +246,8 @@ def build_report(
             "warning": " ".join(doubts),
         },
         "symptoms": evidence.symptoms,
+        "impression": impression(reading),
+        "reading": reading,
         "findings": [
             {
                 "name": name,
@@ -257,8 +261,10 @@ def build_report(
             if name not in settings.left_out
         ],
         "boxes": [
-            {"class_name": name, "score": score, "place": place, **dict(zip(BOX, corners, strict=True))}
-            for (name, score, place), corners in zip(evidence.boxes, evidence.corners, strict=True)
+            {"class_name": entry["name"], "score": box["score"], "place": box["place"]}
+            | dict(zip(BOX, box["box"], strict=True))
+            for entry in reading
+            for box in entry["boxes"]
         ],
         "crude_report": film["crude_report"],
         "report": {"system": system, "text": report["text"], "left_out_of_prompt": left_out, **report["sections"]},

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from cliniqure_utils.predict import dicom_objects
-from cliniqure_utils.reports import clean_field
-from cliniqure_utils.vocabulary import DISCLAIMER
+from cliniqure_utils.predict.writing import NOTEBOOKS
+from cliniqure_utils.reports import clean_field, load_knowledge, recommendations
+from cliniqure_utils.reports.reading import impression, reading_order
+from cliniqure_utils.vocabulary import DISCLAIMER, FINDINGS
 
 
 def test_dicom_objects_read_back(predicted):
@@ -44,8 +46,72 @@ def test_dicom_objects_read_back(predicted):
     assert stated == pytest.approx(present) or list(stated) == ["No finding"]
     contained = [item for item in structured.ContentSequence if item.RelationshipType == "CONTAINS"]
     texts = [item.TextValue for item in contained if item.ValueType == "TEXT"]
-    assert texts[0].startswith(DISCLAIMER) and report["report"]["facts"] in texts
+    assert texts[0].startswith(DISCLAIMER)
     assert clean_field(report["report"]["text"]) in texts  # any character that the model wrote
+
+
+def meaning(item) -> str:
+    return item.ConceptNameCodeSequence[0].CodeMeaning
+
+
+def sections(structured) -> list[tuple[str, list[str]]]:
+    """Headings below the root, in order, each with its lines."""
+    found = []
+    for item in structured.ContentSequence:
+        if item.ValueType == "CONTAINER":
+            inside = getattr(item, "ContentSequence", [])
+            found.append((meaning(item), [str(i.get("TextValue", "")) for i in inside]))
+    return found
+
+
+def test_the_report_is_read_from_the_top_urgent_findings_first():
+    zone = {"side": "left", "zone": "lower"}
+    reading = reading_order(
+        [{"name": "ILD", "probability": 0.99, "boxes": []},
+         {"name": "Pneumothorax", "probability": 0.6, "boxes": [zone | {"score": 0.8, "box": [1.0, 2.0, 30.0, 40.0]}]},
+         {"name": "Calcification", "probability": None, "boxes": [zone | {"score": 0.5, "box": [5.0, 5.0, 9.0, 9.0]}]}],
+        dict.fromkeys(FINDINGS, 0.5), 50,
+    )  # fmt: skip
+    knowledge = load_knowledge(NOTEBOOKS.parent / "data" / "knowledge.csv")
+    boxes = [{"class_name": e["name"], "score": b["score"], "place": b["place"]} for e in reading for b in e["boxes"]]
+    report = {
+        "impression": impression(reading), "reading": reading, "findings": [], "boxes": boxes, "crude_report": "x",
+        "film": {"warning": ""},
+        "report": {"system": "template", "text": "", "recommendations": recommendations(FINDINGS, knowledge)},
+        "made_by": {"program": "p", "learnt_from": "", "run": "r", "commit": None, "weights": {}},
+    }  # fmt: skip
+    capture = dicom_objects.secondary_capture(np.zeros((50, 40, 3), np.uint8), "f" * 64, "p", boxes)
+    assert "Box 1: Pneumothorax, left lower zone. Box 2: Calcification" in capture.ImageComments
+    corners = np.array([box["box"] for entry in reading for box in entry["boxes"]])
+    structured = dicom_objects.structured_report(report, corners, capture, "content")
+    named = sections(structured)
+    assert [name for name, _ in named] == ["Impressions", "Findings", "Imaging Measurements", "Recommendations"]
+    lines = dict(named)
+    assert lines["Impressions"] == report["impression"] and lines["Impressions"][0].startswith(
+        "Urgent: possible pneumo"
+    )
+    assert lines["Findings"] == [
+        "Urgent: Possible pneumothorax in the left lower zone. Box 1.",
+        "Very probable interstitial lung disease, without a box.",
+        "Possible calcification in the left lower zone, seen by the detector alone. Box 2.",
+    ]
+    advice = lines["Recommendations"]
+    assert [line.split(",")[0] for line in advice] == ["Pneumothorax", "ILD", "Calcification"]
+    assert all("in general, not of this patient" in line and " Sources: http" in line for line in advice)
+    assert not any(knowledge.treatment_options["Pneumothorax"] in line for line in lines["Findings"])
+
+    measured = next(item for item in structured.ContentSequence if meaning(item) == "Imaging Measurements")
+    groups = [
+        {
+            meaning(item): item.ConceptCodeSequence[0].CodeMeaning
+            for item in group.ContentSequence
+            if item.ValueType == "CODE"
+        }
+        for group in measured.ContentSequence
+    ]
+    assert [group["Finding"] for group in groups] == ["Pneumothorax", "Pneumothorax", "ILD", "Calcification"]
+    assert [group["Certainty"] for group in groups] == ["possible", "possible", "very probable", "possible"]
+    assert ["Urgency" in group for group in groups] == [True, True, False, False]
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian package dicom3tools) is not installed")

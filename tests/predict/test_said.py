@@ -13,6 +13,7 @@ from cliniqure_utils import cli
 from cliniqure_utils.predict import pages
 from cliniqure_utils.predict.films import has_few_greys
 from cliniqure_utils.predict.writing import FEW_GREYS
+from cliniqure_utils.reports.reading import NOTHING
 from cliniqure_utils.runs import write_json
 from cliniqure_utils.vocabulary import FINDINGS
 
@@ -38,8 +39,9 @@ def call(run_dir, tmp_path):
 
 
 def said_on(page: str) -> dict[str, str]:
-    rows = re.findall(r"<tr><td>([^<]+)</td><td>[\d.]+</td>\s*<td>[\d.]+</td><td class=\"said\">([^<]+)</td>", page)
-    return dict(rows)
+    """The last column of the probabilities."""
+    found = re.findall(r'<th scope="row">([^<]+)</th>(.*?)</tr>', page, flags=re.DOTALL)
+    return {name: re.findall(r"<td>([^<]*)</td>", cells)[-1] for name, cells in found}
 
 
 def test_a_finding_of_the_detector_alone_is_said_by_the_table_too(call, films):
@@ -60,6 +62,7 @@ def test_no_finding_is_said_where_nothing_is_and_nowhere_else(call, films):
     assert report["report"]["facts"] == "No finding is reported by the models."
     assert said_on(page) == {**dict.fromkeys(FINDINGS, "no"), "No finding": "yes"}
     assert "No finding" in str(pydicom.dcmread(out / "one_report.dcm"))
+    assert report["impression"] == [NOTHING] and NOTHING in page and report["reading"] == []
     report, page, _ = call(films / "one.dcm", least=0.0, box=1.1)  # everything reaches it
     assert said_on(page) == {**dict.fromkeys(FINDINGS, "yes"), "No finding": "no"}
 
