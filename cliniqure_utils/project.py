@@ -1,5 +1,6 @@
 """What every part of the project uses: where its repository lies, and the errors that a user sees."""
 
+import importlib.metadata
 import subprocess
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def require(run_dir: str | Path, relative: str) -> Path:
             f"{relative} is missing in the run folder {Path(run_dir).name}: run notebooks/{notebook}.ipynb first"
         )
     return path
+
+
+def program() -> str:
+    """This program and its version, such as "cliniqure 0.1.0"."""
+    try:
+        return f"cliniqure {importlib.metadata.version('cliniqure')}"
+    except importlib.metadata.PackageNotFoundError:  # run from a folder, not installed
+        return "cliniqure of no known version"
 
 
 def commit_of(repository: Path) -> str | None:

@@ -2,8 +2,8 @@
 
 The head holds what is true of the folder as a whole: profile and seed (one, or a list where notebooks ran with
 different ones), the data folder that was read, installed versions, platform, device, and the processor's instruction
-set as torch sees it. Each notebook's entry holds
-the profile and the parameters with which it ran; a later command with other ones does not change them.
+set as torch sees it. Each notebook's entry holds the profile and the parameters with which it ran, the program's
+version and commit, and when it started; a later command does not change them.
 """
 
 import json
@@ -49,6 +49,20 @@ def _shape_problem(record) -> str | None:
             if not isinstance(written, dict):
                 return f"notebooks/{name}/outputs/{file}"
     return None
+
+
+def said_of_the_run(run_dir: str | Path, notebook: str) -> str:
+    """What made the page that a notebook writes: program, commit, profile and start, as run.json says.
+
+    The same words until the notebook is run again, so that the page can be made again and compared.
+    """
+    try:
+        entry = read_record(run_dir)["notebooks"].get(notebook, {})
+    except CannotStart:
+        entry = {}
+    words = {"program": "{}", "commit": "commit {}", "profile": "profile {}", "start": "started {}"}
+    said = [words[key].format(entry[key]) for key in words if entry.get(key)]
+    return ", ".join(said) or "not known: the notebook was not run by `cliniqure run`"
 
 
 def parameters_of(record: Mapping, notebook: str) -> dict:

@@ -2,11 +2,10 @@
 
 import datetime
 import hashlib
-import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
 
-from cliniqure_utils.project import REPOSITORY, commit_of
+from cliniqure_utils.project import REPOSITORY, commit_of, program
 from cliniqure_utils.runs import sha256_file
 
 
@@ -23,7 +22,7 @@ def provenance(run_dir: str | Path, weights: Iterable[str]) -> dict:
     """
     return {
         "made": now(),
-        "program": f"cliniqure {_version()}",
+        "program": program(),
         "commit": commit_of(REPOSITORY),
         "weights": {name: sha256_file(Path(run_dir) / name) for name in weights},
     }
@@ -40,10 +39,3 @@ def digest_of(tensors: Iterable) -> str:
 def now() -> str:
     """This second, UTC, ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("cliniqure")
-    except importlib.metadata.PackageNotFoundError:  # run from a folder, not installed
-        return "of no known version"

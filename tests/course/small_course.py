@@ -22,6 +22,7 @@ folder.mkdir(parents=True, exist_ok=True)
 (folder / "predictions.csv").write_text("\\n".join(truth[:n_right] + ["2"] * (4 - n_right)))"""
 EVALUATE = """import json
 from pathlib import Path
+from cliniqure_utils.record import said_of_the_run
 run = Path(run_dir)
 truth = (run / "01_data" / "truth.csv").read_text().split()
 said = (run / "02_model" / "predictions.csv").read_text().split()
@@ -30,7 +31,9 @@ folder = run / "07_evaluate"
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "table7.csv").write_text(f"metric,value\\nright,{share}\\n")
 (folder / "claims.csv").write_text("claim,status\\nall right,contradicted\\n")
-(folder / "report.html").write_text(f"<p>Share right: {share:.3f}</p><img src='data:image/png;base64,AAAA'>")
+said = said_of_the_run(run, "07_evaluate")
+page = f"<p>Share right: {share:.3f}</p><img src='data:image/png;base64,AAAA'><p>{said}</p>"
+(folder / "report.html").write_text(page)
 (folder / "metrics.json").write_text(json.dumps({"table7/right": share, "text/n": 4}))
 print(f"share right: {share:.3f}\\nWritten to {run.name}")"""
 EXERCISE = """my_answer = None

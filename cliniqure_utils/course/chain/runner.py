@@ -21,7 +21,7 @@ from cliniqure_utils.course.chain.guards import run_folder_lock, stop_signals
 from cliniqure_utils.course.chain.parameters import find_name, resolve
 from cliniqure_utils.course.chain.screen import closing_lines, print_line, short_path
 from cliniqure_utils.notebooks import Notebook, find_notebooks, read_profile
-from cliniqure_utils.project import REPOSITORY, CannotStart
+from cliniqure_utils.project import REPOSITORY, CannotStart, commit_of, program
 from cliniqure_utils.record import profile_and_seed, read_record
 from cliniqure_utils.runs import sha256_file, write_json
 
@@ -301,6 +301,8 @@ class _Chain:
             "profile": self.profile,
             "parameters": values,
             "status": "running",
+            "program": program(),
+            "commit": commit_of(self.project),
             "start": _now(),
             "seconds": None,
             "peak_memory_mb": None,

@@ -56,6 +56,7 @@ def recompute(run: Run) -> tuple[list[Check], dict | None]:
             source = run.folder.resolve() / other.name
             if other.name != STEP and source.is_dir():
                 (folder / other.name).symlink_to(source, target_is_directory=True)
+        (folder / "run.json").symlink_to(run.folder.resolve() / "run.json")  # the page says what it says of the run
         copy = folder / "notebooks" / f"{STEP}.ipynb"
         problems = strange_parameters(run, STEP)
         try:
