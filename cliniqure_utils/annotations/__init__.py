@@ -9,6 +9,7 @@ from cliniqure_utils.annotations.agreement import READERS, leave_one_out, match_
 from cliniqure_utils.annotations.boxes import (
     boxes_per_class,
     film_sizes,
+    films_left_out,
     iou_matrix,
     rescale_boxes,
 )
@@ -21,6 +22,7 @@ from cliniqure_utils.annotations.labels import (
 )
 from cliniqure_utils.annotations.merging import fuse_reader_boxes, merge_reader_boxes
 from cliniqure_utils.annotations.reading import packaged_path, read_annotations, read_merged, vindr_annotations
+from cliniqure_utils.annotations.reports import read_reports
 from cliniqure_utils.annotations.splits import make_splits
 from cliniqure_utils.annotations.tables import BadAnnotations
 
@@ -32,6 +34,7 @@ __all__ = [
     "fuse_reader_boxes",
     "global_labels_per_film",
     "film_sizes",
+    "films_left_out",
     "iou_matrix",
     "label_matrix",
     "leave_one_out",
@@ -42,6 +45,7 @@ __all__ = [
     "read_annotations",
     "read_global_labels",
     "read_merged",
+    "read_reports",
     "reader_ceiling",
     "reader_labels",
     "rescale_boxes",

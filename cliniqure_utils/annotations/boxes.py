@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from cliniqure_utils.ratios import ratio
-from cliniqure_utils.vocabulary import BOX, FINDINGS
+from cliniqure_utils.vocabulary import BOX, FINDINGS, NO_FINDING
 
 
 def iou_matrix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -76,3 +76,27 @@ def boxes_per_class(annotations: pd.DataFrame) -> pd.DataFrame:
 def film_sizes(index: pd.DataFrame) -> dict[str, tuple[int, int]]:
     """index.csv of step 01 -> image_id -> (width, height) of the film in DICOM pixels."""
     return dict(zip(index.image_id, zip(index["columns"].tolist(), index["rows"].tolist(), strict=True), strict=True))
+
+
+def films_left_out(index: pd.DataFrame, annotations: pd.DataFrame) -> pd.DataFrame:
+    """The films that cannot be learnt from.
+
+    Args:
+        index: As `dicom.convert_archive` returns it.
+        annotations: As `annotations.read_annotations` returns them for these films.
+
+    Returns:
+        source, image_id, reason. A film without a row: nobody has read it, or every row of it was rejected. A film that
+        was turned upright on loading and has a finding: its boxes are in pixels of the film as it is stored. A turned
+        film without a finding is none of them.
+    """
+    findings = annotations[annotations.class_name != NO_FINDING]
+    names = findings.groupby("image_id").class_name.agg(lambda found: ", ".join(sorted(set(found))))
+    unread = index[~index.image_id.isin(annotations.image_id)]
+    turned = index[index.turned.eq(True) & index.image_id.isin(findings.image_id)]
+    displaced = [
+        f"turned upright on loading, but its boxes ({names[image_id]}) are in pixels of the film as it is stored"
+        for image_id in turned.image_id
+    ]
+    left_out = pd.concat([unread.assign(reason="no usable annotation row"), turned.assign(reason=displaced)])
+    return left_out[["source", "image_id", "reason"]].reset_index(drop=True)

@@ -62,7 +62,7 @@ def _read_truth(data_dir: str | Path) -> pd.DataFrame:
 
 def _sheet(data_dir: str | Path, truth: pd.DataFrame, shown: list[tuple[str, str]], n_columns: int):
     """Films in rows; of each the true boxes of the named finding, with side and zone."""
-    n_rows = -(-len(shown) // n_columns)
+    n_rows = max(1, -(-len(shown) // n_columns))  # a cohort of normal films shows an empty sheet
     figure, axes = new_figure(n_rows, n_columns, width=2.0 * n_columns, height=2.2 * n_rows)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -243,6 +243,8 @@ def plot_box_sizes(readers: pd.DataFrame, index: pd.DataFrame, real: pd.DataFram
             groups, orientation="horizontal", showfliers=False, widths=0.6, medianprops={"color": ORANGE, "lw": 2}
         )
         axis.set_yticks(np.arange(1, len(FINDINGS) + 1), FINDINGS, fontsize=8)
+        if found.empty:
+            axis.set_xlim(1, 1000)  # an axis without a box has no range of its own, and a logarithm needs one
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(ScalarFormatter())

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from cliniqure_utils.annotations import boxes_per_class, iou_matrix, rescale_boxes
+from cliniqure_utils.annotations import boxes_per_class, films_left_out, iou_matrix, rescale_boxes
 from cliniqure_utils.annotations.boxes import pairs_within_groups
 from cliniqure_utils.vocabulary import BOX
 
@@ -40,3 +40,22 @@ def test_a_merged_box_with_two_names_becomes_two_training_boxes():
     boxes = boxes_per_class(merged)
     assert boxes.class_name.tolist() == ["Consolidation", "Nodule/Mass", "Cardiomegaly"]
     assert set(boxes.image_id) == {"a"}, "a No finding film must give no box"
+
+
+def test_turned_films_with_a_box_and_films_that_nobody_has_read_are_left_out():
+    names = ["turned", "turned normal", "upright", "unread"]
+    turned = [True, True, False, True]
+    index = pd.DataFrame({"image_id": names, "source": [f"{name}.png" for name in names], "turned": turned})
+    rows = [
+        ("turned", "Nodule/Mass"), ("turned", "Cardiomegaly"), ("turned", "Cardiomegaly"), ("turned", "No finding"),
+        ("turned normal", "No finding"), ("upright", "Cardiomegaly"),
+    ]  # fmt: skip
+    annotations = pd.DataFrame(rows, columns=["image_id", "class_name"])
+    displaced = (
+        "turned upright on loading, but its boxes (Cardiomegaly, Nodule/Mass) are in pixels of the film as it is stored"
+    )
+    assert films_left_out(index, annotations).to_numpy().tolist() == [
+        ["unread.png", "unread", "no usable annotation row"],
+        ["turned.png", "turned", displaced],
+    ]
+    assert films_left_out(index[1:3], annotations).empty
