@@ -80,7 +80,7 @@ def find_mentions(text: str) -> list[Mention]:
         return []
     mentions = []
     for index, sentence in enumerate(split_sentences(text)):
-        for finding, status, side, *more in _read_sentence(_tidy(sentence)):
+        for finding, status, side, *more in _read_sentence(sentence):
             mentions.append(Mention(finding, status, side, index, *more))
     return mentions
 
@@ -141,16 +141,17 @@ def general_talk(text: str) -> frozenset[int]:
     """
     if not isinstance(text, str):
         return frozenset()
-    return frozenset(i for i, sentence in enumerate(split_sentences(text)) if _is_general(_tidy(sentence)))
+    return frozenset(i for i, sentence in enumerate(split_sentences(text)) if _is_general(sentence))
 
 
 @functools.lru_cache(maxsize=4096)
 def _is_general(sentence: str) -> bool:
     if _read_sentence(sentence) or overall_statement(sentence):
         return False
+    sentence = join_zones(_tidy(sentence))
     if triggers.NOT_OF_THIS_FILM.search(sentence) or triggers.GENERAL_OPENING.match(sentence):
         return True
-    return bool(_found(join_zones(sentence)))
+    return bool(_found(sentence))
 
 
 def denies_the_unnamed(text: str) -> dict[int, frozenset[str]]:
@@ -197,9 +198,9 @@ def _tidy(sentence: str) -> str:
 
 @functools.lru_cache(maxsize=4096)  # reports say the same sentences again and again
 def _read_sentence(sentence: str) -> tuple[tuple, ...]:
-    """Fields of the mentions of a tidied sentence, less its number: finding, status, side, words, side_shared, zones,
+    """Fields of the mentions of a sentence, less its number: finding, status, side, words, side_shared, zones,
     size, lung_place."""
-    sentence = join_zones(sentence)
+    sentence = join_zones(_tidy(sentence))
     found = _found(sentence)
     general = _general(sentence, found)
     has_zones, has_sizes = "zone" in sentence, triggers.SIZE.search(sentence) is not None

@@ -18,7 +18,7 @@ are ILD and that a history the film bears out is stated was settled while readin
   "borderline" leaves it open; a silhouette merely stable says nothing. A mediastinum alone says nothing.
 - A tortuous, ectatic, unfolded or prominent aorta is Aortic enlargement; an atherosclerotic one is nothing.
 - Clear lungs deny Consolidation, Infiltration and Lung Opacity; "clear of" denies what is named; "otherwise clear" is
-  nothing.
+  nothing. (The labeller takes clear lungs to deny more by now; here these three still stand for them.)
 - A granuloma is Nodule/Mass, a calcified one Calcification, granulomatous disease nothing; a scar Pulmonary fibrosis.
   Airspace disease and lung densities are Lung Opacity, nodular ones Nodule/Mass, interstitial ones and markings ILD.
 - Other lesion: fracture, edema, emphysema, wide pulmonary artery, cavity or cyst, mediastinal shift, hernia,
@@ -132,7 +132,13 @@ def by_hand(codes):
 
 
 def by_rule(sentence):
-    return {(mention.finding, mention.status): mention.side for mention in find_mentions(sentence)}
+    mentions = find_mentions(sentence)
+    named = Counter(mention.words for mention in mentions if mention.status == "absent")  # clear lungs: one for many
+    return {
+        (mention.finding, mention.status): mention.side
+        for mention in mentions
+        if named[mention.words] < 2 or mention.finding in ("Consolidation", "Infiltration", "Lung Opacity")
+    }
 
 
 def merged(labels):
