@@ -149,6 +149,14 @@ def opposite(sentence: str) -> str | None:
     return None
 
 
+def turn_round(text: str) -> str:
+    """Control: the report with every sentence turned round that `opposite` has a rule for, the others as they are.
+
+    In nearly the same words it says much of the opposite: a metric that rates it like a right report measures style.
+    """
+    return " ".join(opposite(sentence) or sentence for sentence in split_sentences(text))
+
+
 def _flip(text: str, rng: np.random.Generator) -> str | None:
     sentences = split_sentences(text)
     flipped = [(i, new) for i, sentence in enumerate(sentences) if (new := opposite(sentence))]

@@ -4,7 +4,7 @@ Every metric takes keyword arguments `references=` and `predictions=` (or `proba
 changes precision into recall without an error. The stress panel of the text metrics is in `evaluation.stress`.
 """
 
-from cliniqure_utils.metrics.baselines import mean_box_baseline, whole_image_baseline
+from cliniqure_utils.metrics.baselines import mean_box_baseline, not_beaten, whole_image_baseline
 from cliniqure_utils.metrics.bert import (
     BertScorer,
     BertScores,
@@ -42,27 +42,39 @@ from cliniqure_utils.metrics.detection import (
     mean_average_precision,
     paired_map_difference,
 )
-from cliniqure_utils.metrics.errors import FINDING_F1, RATES, error_rates, paired_error_difference, report_errors
+from cliniqure_utils.metrics.errors import (
+    CRG,
+    FINDING_F1,
+    NOT_ACTED_ON,
+    RATES,
+    crg_score,
+    error_rates,
+    paired_error_difference,
+    report_errors,
+)
 from cliniqure_utils.metrics.overlap import DEFINITIONS, box_overlap, check_iou_dice, with_no_finding_boxes
 from cliniqure_utils.metrics.text import (
+    ALWAYS_NORMAL,
     all_the_same,
     finding_f1,
     finding_scores,
     meteor_exact_stem,
     most_common_report,
     pair_scores,
-    reverse_meaning,
     rouge_l,
     text_scores,
 )
 
 __all__ = [
+    "ALWAYS_NORMAL",
     "BertScorer",
     "BertScores",
+    "CRG",
     "DEFINITIONS",
     "FINDING_F1",
     "FROC_POINTS",
     "MissingEncoder",
+    "NOT_ACTED_ON",
     "RATES",
     "all_the_same",
     "always_one_class",
@@ -81,6 +93,7 @@ __all__ = [
     "classification_intervals",
     "classification_scores",
     "coco_map",
+    "crg_score",
     "encoder_folder",
     "error_rates",
     "finding_f1",
@@ -95,6 +108,7 @@ __all__ = [
     "meteor_exact_stem",
     "most_common_labels",
     "most_common_report",
+    "not_beaten",
     "pair_scores",
     "paired_difference",
     "paired_error_difference",
@@ -107,7 +121,6 @@ __all__ = [
     "reliability",
     "report_errors",
     "resample_counts",
-    "reverse_meaning",
     "rouge_l",
     "shuffled_order",
     "text_scores",

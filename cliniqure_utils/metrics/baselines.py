@@ -1,4 +1,4 @@
-"""Trivial baselines of boxes: predictions of a method that never looks at a film."""
+"""Trivial baselines of boxes: predictions of a method that never looks at a film; and what a baseline beats."""
 
 from collections.abc import Iterable, Mapping
 
@@ -65,3 +65,19 @@ def image_scale(image_ids, image_sizes) -> np.ndarray:
         raise ValueError(f"image {missing} has no entry in the image sizes")
     sizes = np.array([image_sizes[i] for i in image_ids], dtype=float).reshape(-1, 2)
     return np.tile(sizes, 2)
+
+
+def not_beaten(value: float, answers: Mapping[str, float], lower_is_better: bool = False) -> dict[str, float]:
+    """The trivial answers that a value does not beat, the best first: name -> its value.
+
+    Args:
+        value: Of the system. NaN, it beats nothing.
+        answers: Name of a trivial answer -> its value; NaN counts as none.
+        lower_is_better: For errors.
+
+    Returns:
+        Those of `answers` that are as good or better.
+    """
+    sign = -1 if lower_is_better else 1
+    found = {name: other for name, other in answers.items() if other == other and not sign * value > sign * other}
+    return dict(sorted(found.items(), key=lambda item: -sign * item[1]))

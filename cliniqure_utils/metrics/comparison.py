@@ -35,10 +35,10 @@ def paired_difference(values_a, values_b, n_resamples: int = 1000, seed: int = 0
         raise ValueError(f"expected one number per image and system, without NaN, found shapes {a.shape} and {b.shape}")
     difference = a - b
     resampled = resample_counts(len(a), n_resamples, seed) @ difference / len(a)
-    flips = _signs(n_resamples, len(a), seed) @ difference / len(a)
+    flips = random_signs(n_resamples, len(a), seed) @ difference / len(a)
     low, high = percentile_interval(resampled)
     mean = float(difference.mean())
-    return {"difference": mean, "low": low, "high": high, "p": _p_value(mean, flips), "n": len(a)}
+    return {"difference": mean, "low": low, "high": high, "p": p_value(mean, flips), "n": len(a)}
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -56,10 +56,18 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def _signs(n_resamples: int, n: int, seed: int) -> np.ndarray:
-    return np.random.default_rng([seed, 1]).integers(0, 2, size=(n_resamples, n)) * 2.0 - 1
+def random_signs(n_flips: int, n_images: int, seed: int) -> np.ndarray:
+    """Which films' answers are swapped between two systems: -1 or 1, float (n_flips, n_images)."""
+    return np.random.default_rng([seed, 1]).integers(0, 2, size=(n_flips, n_images)) * 2.0 - 1
 
 
-def _p_value(observed: float, under_null: np.ndarray) -> float:
+def p_value(observed: float, under_null: np.ndarray) -> float:
+    """Two-sided: how often a difference at least as large comes about by swapping; the observed one counts as once.
+
+    Swaps without a value (NaN) are left out; NaN where the observed difference has none.
+    """
+    under_null = under_null[~np.isnan(under_null)]
+    if np.isnan(observed):
+        return float("nan")
     # Sums in another order differ in the last digit, and an exact tie counts as "at least as large".
     return float((1 + (np.abs(under_null) >= abs(observed) - 1e-12).sum()) / (1 + len(under_null)))

@@ -3,6 +3,12 @@
 Counted per finding as the rule labeller reads both texts, so that a rate is a ratio of two sums over reports and two
 systems can be compared on the same resampled reports. Source: ours; the kinds of error follow Yu et al. 2023 (Patterns
 4:100802): a false finding, a missing finding, a wrong place.
+
+Two of the numbers ask what an error would change. Errors per report that a doctor would act on: a finding missed
+(left out or denied), invented, or put on the wrong side, once per finding however often it is said, and only findings
+other than `NOT_ACTED_ON`. The idea of counting what is acted on is RadMatch's (arXiv 2609.01470), the count is ours:
+it knows no severity, and "consolidation" for "infiltration" counts as one missed and one invented. Recall on the urgent
+subset: of the findings of `vocabulary.URGENT` in the references, the share that is stated, on whatever side.
 """
 
 from collections.abc import Sequence
@@ -13,8 +19,10 @@ import pandas as pd
 
 from cliniqure_utils import labeller
 from cliniqure_utils.metrics.bootstrap import percentile_interval, resample_counts
+from cliniqure_utils.metrics.comparison import p_value, random_signs
 from cliniqure_utils.metrics.text import text_pairs
 from cliniqure_utils.ratios import ratio
+from cliniqure_utils.vocabulary import FINDINGS, URGENT
 
 # Rate -> (counted, out of); both are columns of `report_errors`. Micro F1 is 2 right / (there + said).
 RATES = MappingProxyType(
@@ -23,9 +31,18 @@ RATES = MappingProxyType(
         "contradiction": ("contradicted", "there"),
         "hallucination": ("hallucinated", "said"),
         "wrong_side": ("wrong_side", "sided"),
+        "errors_per_report": ("acted_on", "reports"),
+        "urgent_recall": ("urgent_right", "urgent"),
     }
 )
 FINDING_F1 = "finding_f1"
+CRG = "crg"
+# As a rule old scars: reported, but nothing is done about them. Source: ours.
+NOT_ACTED_ON = frozenset({"Calcification", "Pleural thickening"})
+_COLUMNS = [
+    "there", "said", "right", "omitted", "contradicted", "hallucinated", "sided", "wrong_side", "acted_on", "urgent",
+    "urgent_right", "words", "reports",
+]  # fmt: skip
 _BOTH = frozenset({"left", "right"})
 
 
@@ -37,7 +54,9 @@ def report_errors(*, references: Sequence[str], predictions: Sequence[str]) -> p
         right (by both), omitted (there, the prediction is silent), contradicted (there, the prediction denies it, or
         calls the whole film normal), hallucinated (said, not there), sided (right, and the sides can be compared),
         wrong_side (of those: the prediction names a side that the reference does not name or denies, or denies one that
-        it names); and words (of the prediction). there = right + omitted + contradicted.
+        it names), acted_on (errors that a doctor would act on, see above), urgent (there, and of `vocabulary.URGENT`),
+        urgent_right (of those: right); and words (of the prediction), reports (1). there = right + omitted +
+        contradicted.
         A denial of one side is no denial of the other: "no right effusion" is silent on a left one.
 
     Raises:
@@ -59,6 +78,7 @@ def report_errors(*, references: Sequence[str], predictions: Sequence[str]) -> p
                 sided.add(name)
             if clash:
                 wrong.add(name)
+        acted_on = (lost | (said.keys() - there.keys()) | wrong) - NOT_ACTED_ON
         rows.append(
             {
                 "there": len(there),
@@ -69,17 +89,50 @@ def report_errors(*, references: Sequence[str], predictions: Sequence[str]) -> p
                 "hallucinated": len(said.keys() - there.keys()),
                 "sided": len(sided),
                 "wrong_side": len(wrong),
+                "acted_on": len(acted_on),
+                "urgent": len(there.keys() & set(URGENT)),
+                "urgent_right": len(right & set(URGENT)),
                 "words": len(prediction.split()),
+                "reports": 1,
             }
         )
-    return pd.DataFrame(rows, columns=["there", "said", "right", "omitted", "contradicted", "hallucinated", "sided",
-                                       "wrong_side", "words"])  # fmt: skip
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def error_rates(counts: pd.DataFrame) -> dict[str, float]:
-    """Micro finding F1 and the four rates of `RATES`, in [0, 1], NaN where there is nothing to count; mean words."""
-    rates = {name: float(_rate(name, counts.sum())) for name in (FINDING_F1, *RATES)}
+    """What `report_errors` counted, as rates over all reports.
+
+    Returns:
+        finding_f1 (micro) and crg (`crg_score`), 1 is best; the rates of `RATES`: omission, contradiction,
+        hallucination, wrong_side in [0, 1], 0 is best; errors_per_report (0 is best, up to 14); urgent_recall in
+        [0, 1], 1 is best; words (mean). NaN where there is nothing to count.
+    """
+    rates = {name: float(_rate(name, counts.sum())) for name in (FINDING_F1, CRG, *RATES)}
     return rates | {"words": float(counts.words.mean()) if len(counts) else float("nan")}
+
+
+def crg_score(true_positives, false_negatives, false_positives, n_labels) -> np.ndarray:
+    """CRG, a score of stated findings that no trivial answer can win by the rarity of findings.
+
+    With T labels in all, A = TP + FN of them positive, and w = (T - A) / (2 A), the value of a finding:
+    s = w TP - w FN - FP, s_max = w A, CRG = s_max / (2 s_max - s).
+
+    Args:
+        true_positives, false_negatives, false_positives: Numbers or arrays, summed over all reports and findings.
+        n_labels: T, reports times findings.
+
+    Returns:
+        float array of their common shape, in [1/5, 1]. 1: all right. 1/3: always normal, and also every finding in
+        every report. 1/5: all wrong. NaN where no label, or every label, is positive.
+
+    Source: Hamamci et al. 2025, "CRG Score", arXiv 2505.17167, equations 1 to 3. Theirs are labels of a CT volume (18);
+    ours are the 14 findings as the rule labeller reads them.
+    """
+    positive = np.add(true_positives, false_negatives)
+    weight = ratio(n_labels - positive, 2 * positive)
+    best = weight * positive
+    score = weight * np.subtract(true_positives, false_negatives) - false_positives
+    return ratio(best, 2 * best - score)
 
 
 def paired_error_difference(
@@ -89,32 +142,44 @@ def paired_error_difference(
 
     Args:
         counts_a, counts_b: From `report_errors`, same references in the same order.
-        rate: "finding_f1" or a key of `RATES`.
+        rate: "finding_f1", "crg" or a key of `RATES`.
+        n_resamples: Resamples of the bootstrap and swaps of the test.
+        seed: Seed of both.
 
     Returns:
-        a, b, difference (a - b), low, high (95% percentile interval), n.
+        a, b, difference (a - b), low, high (95% percentile interval), p (as in `paired_difference`, the two systems'
+        counts swapped at random report by report; NaN without a difference), n.
 
     Raises:
         ValueError: The tables differ in length or in what is there, are empty, or the rate is unknown.
     """
-    if rate != FINDING_F1 and rate not in RATES:
-        raise ValueError(f"unknown rate {rate!r}; expected one of {', '.join((FINDING_F1, *RATES))}")
+    if rate not in (FINDING_F1, CRG, *RATES):
+        raise ValueError(f"unknown rate {rate!r}; expected one of {', '.join((FINDING_F1, CRG, *RATES))}")
     if len(counts_a) == 0 or list(counts_a.there) != list(counts_b.there):
         raise ValueError("the two systems were not scored on the same references")
-    weights = resample_counts(len(counts_a), n_resamples, seed)
-    values = [_rate(rate, counts.sum()) for counts in (counts_a, counts_b)]
-    resampled = [
-        _rate(rate, {name: weights @ counts[name].to_numpy(dtype=float) for name in counts.columns})
-        for counts in (counts_a, counts_b)
-    ]
+    a, b = (counts.to_numpy(dtype=float) for counts in (counts_a, counts_b))
+    weights, keep = resample_counts(len(a), n_resamples, seed), random_signs(n_resamples, len(a), seed) > 0
+    values = [_rate(rate, _sums(counts.sum(0))) for counts in (a, b)]
+    resampled = [_rate(rate, _sums(weights @ counts)) for counts in (a, b)]
+    swapped = [_rate(rate, _sums(keep @ one + ~keep @ other)) for one, other in ((a, b), (b, a))]
     low, high = percentile_interval(resampled[0] - resampled[1])
-    a, b = map(float, values)
-    return {"a": a, "b": b, "difference": a - b, "low": low, "high": high, "n": len(counts_a)}
+    difference = float(values[0] - values[1])
+    p = p_value(difference, swapped[0] - swapped[1])
+    return {"a": float(values[0]), "b": float(values[1]), "difference": difference, "low": low, "high": high, "p": p,
+            "n": len(a)}  # fmt: skip
+
+
+def _sums(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """(..., columns) -> column: sums."""
+    return dict(zip(_COLUMNS, np.moveaxis(counts, -1, 0), strict=True))
 
 
 def _rate(rate: str, sums) -> np.ndarray:
     if rate == FINDING_F1:
         return ratio(2 * sums["right"], sums["there"] + sums["said"])
+    if rate == CRG:
+        missed = sums["there"] - sums["right"]
+        return crg_score(sums["right"], missed, sums["hallucinated"], len(FINDINGS) * sums["reports"])
     counted, out_of = RATES[rate]
     return ratio(sums[counted], sums[out_of])
 

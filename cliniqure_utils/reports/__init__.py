@@ -34,11 +34,12 @@ from cliniqure_utils.reports.evidence import (
     place_in_words,
 )
 from cliniqure_utils.reports.prompt import INSTRUCTION, SYMPTOMS_LIMIT, build_prompt
-from cliniqure_utils.reports.systems import SYSTEMS, report_system, texts_by_system
+from cliniqure_utils.reports.systems import FEWER_FILMS, SYSTEMS, report_system, texts_by_system
 
 __all__ = [
     "CONTRADICTION",
     "Evidence",
+    "FEWER_FILMS",
     "FIELD_LIMIT",
     "HALLUCINATION",
     "INSTRUCTION",

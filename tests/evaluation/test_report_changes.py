@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cliniqure_utils import labeller
-from cliniqure_utils.evaluation.report_changes import RULES, opposite
+from cliniqure_utils.evaluation.report_changes import RULES, opposite, turn_round
 
 REPORT = (
     "There is a tiny left pleural effusion. The heart is enlarged. A mild right fibrosis is seen. "
@@ -77,3 +77,9 @@ def test_the_added_finding_is_one_that_the_report_does_not_mention():
         (extra,) = set(labeller.split_sentences(new)) - set(labeller.split_sentences(REPORT))
         added = {m.finding for m in labeller.find_mentions(extra)}
         assert added and not added & {m.finding for m in labeller.find_mentions(REPORT)}
+
+
+def test_a_report_is_turned_round_sentence_by_sentence():
+    text = "There is a left pleural effusion. No pneumothorax. The heart is enlarged. Follow-up is due."
+    turned = "There is no left pleural effusion. There is pneumothorax. The heart is not enlarged. Follow-up is due."
+    assert turn_round(text) == turned

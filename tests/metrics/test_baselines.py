@@ -28,3 +28,11 @@ def test_whole_image_baseline():
     found = metrics.whole_image_baseline({"X": 0.25, "Y": 0.5}, {"t": (30, 40)})
     expected = [["X", 0.25, 30, 40], ["Y", 0.5, 30, 40]]
     assert found[["class_name", "score", "x_max", "y_max"]].to_numpy().tolist() == expected
+
+
+def test_what_a_value_does_not_beat_is_named_the_best_first():
+    answers = {"constant": 0.3, "none": np.nan, "mean box": 0.8, "tie": 0.5}
+    assert metrics.not_beaten(0.5, answers) == {"mean box": 0.8, "tie": 0.5}
+    assert list(metrics.not_beaten(0.5, answers)) == ["mean box", "tie"]
+    assert list(metrics.not_beaten(0.5, answers, lower_is_better=True)) == ["constant", "tie"]
+    assert metrics.not_beaten(0.9, answers) == {} and list(metrics.not_beaten(np.nan, {"a": 0.0})) == ["a"]

@@ -102,14 +102,10 @@ def test_finding_scores_by_hand_and_asymmetry():
     assert (swapped["micro_precision"], swapped["micro_recall"]) == (1.0, 0.5)
 
 
-def test_reverse_meaning_says_the_opposite():
-    assert metrics.reverse_meaning("There is no pleural effusion. This heart is enlarged.") == (
-        "there is a large pleural effusion. This heart is not enlarged."
-    )
-    assert metrics.reverse_meaning("No nodule. Normal heart size.") == "large nodule. enlarged heart size."
-    assert metrics.reverse_meaning("A nodule.") == "A nodule.", "'no' inside a word is not a denial"
-
-
-def test_most_common_report():
-    assert metrics.most_common_report(["b", "a", "b", "c"]) == "b"
-    assert metrics.most_common_report(["b", "a"]) == "a"
+def test_most_common_report_is_the_commonest_wording_of_the_commonest_set_of_findings():
+    normal = ["Normal chest.", "The lungs are clear.", "No effusion."]
+    assert metrics.most_common_report(["Cardiomegaly.", *normal, "Cardiomegaly."]) == "No effusion."
+    assert metrics.most_common_report(["Cardiomegaly.", *normal, "Normal chest."]) == "Normal chest."
+    assert metrics.most_common_report(["Enlarged heart.", "Cardiomegaly.", "A nodule."]) == "Cardiomegaly."
+    with pytest.raises(ValueError, match="no training text"):
+        metrics.most_common_report([])
