@@ -17,7 +17,7 @@ from pathlib import Path
 import cloudpickle
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from cliniqure_utils.process import keep_freed_memory, usable_cores
 from cliniqure_utils.training.plan import Plan
@@ -61,7 +61,7 @@ def fit_on_processes(
             lines = (folder / "output.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             errors = [line for line in lines if "Error: " in line] or lines[-5:]
             raise RuntimeError(f"training on {n_processes} processes failed: {errors[0] if errors else 'no output'}")
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(load((folder / "model.safetensors").read_bytes()))
         return pd.read_pickle(folder / "history.pkl")
 
 

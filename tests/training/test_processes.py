@@ -1,7 +1,15 @@
 """Training on several processes ends as training on one does."""
 
+import subprocess
+from pathlib import Path
+
+import pandas as pd
 import pytest
+import torch
 from line import Points, fit_line
+from safetensors.torch import save_file
+
+from cliniqure_utils.training import processes
 
 
 def test_two_processes_of_accelerate_launch_take_all_the_data_and_end_as_one_process_does(tmp_path):
@@ -20,3 +28,25 @@ def test_two_processes_of_accelerate_launch_take_all_the_data_and_end_as_one_pro
     assert together.line.weight.item() == pytest.approx(alone.line.weight.item(), abs=1e-5)
     assert spread_history.loss.tolist() == pytest.approx(history.loss.tolist(), rel=1e-4)
     assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="tells which files are mapped")
+def test_weights_that_come_back_are_read_not_mapped(monkeypatch):
+    """Windows refuses to remove the folder of a mapped file."""
+    mapped = []
+
+    class Line(torch.nn.Linear):
+        def load_state_dict(self, state):
+            mapped.append("/model.safetensors" in Path("/proc/self/maps").read_text())
+            return super().load_state_dict(state)
+
+    def launch(command, **options):
+        folder = Path(command[-1])
+        save_file({"weight": torch.ones(1, 1), "bias": torch.zeros(1)}, folder / "model.safetensors")
+        pd.DataFrame({"loss": [0.5]}).to_pickle(folder / "history.pkl")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(processes.subprocess, "run", launch)
+    model = Line(1, 1)
+    history = processes.fit_on_processes(len, model, [], None, {"device": "cpu"}, 2)
+    assert mapped == [False] and model.weight.item() == 1 and history.loss.tolist() == [0.5]
