@@ -28,7 +28,7 @@ from cliniqure_utils.course.chain.fingerprint import (
 )
 from cliniqure_utils.course.chain.parameters import coerce, resolve
 from cliniqure_utils.notebooks import find_notebooks, load_notebook, parse_parameters, read_profile
-from cliniqure_utils.project import CannotStart
+from cliniqure_utils.project import CannotStart, program
 from cliniqure_utils.record import parameters_of
 
 PARAMETERS = 'run_dir = "../outputs/demo"  # here\nseed = 2024\n'
@@ -148,6 +148,7 @@ def test_run_json_tells_what_was_done(project):
     assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3])) and "torch" in record["versions"]
     entry = record["notebooks"]["01_first"]
     assert entry["status"] == "done" and entry["seconds"] >= 0 and entry["peak_memory_mb"] > 20
+    assert entry["program"] == program() and entry["commit"] is None, "the folder is no repository"
     assert len(entry["input_hash"]) == 64 and entry["start"].startswith("20")
     copy = (project.parent / "outputs/demo/notebooks/01_first.ipynb").read_bytes()
     assert entry["copy_sha256"] == hashlib.sha256(copy).hexdigest()
@@ -201,7 +202,10 @@ def test_a_cohort_that_the_notebook_made_anew_is_no_change(project):
 @pytest.mark.chain
 def test_the_kernel_is_this_python_with_a_quiet_environment(tmp_path):
     """Through papermill, in a folder whose name it would take for a format."""
-    code = "import os, sys\nprint(sys.executable)\nprint(os.environ['OMP_WAIT_POLICY'], os.environ['PYTHONHASHSEED'])"
+    code = """import os, sys
+print(sys.executable)
+print(os.environ['OMP_WAIT_POLICY'], os.environ['PYTHONHASHSEED'])
+print(get_ipython().history_manager.enabled)"""
     folder = tmp_path / "a {strange} folder"
     write_notebook(folder / "notebooks" / "01_first.ipynb", PARAMETERS, code)
     record, _, _ = run(folder / "notebooks")
@@ -209,6 +213,9 @@ def test_the_kernel_is_this_python_with_a_quiet_environment(tmp_path):
     printed = "".join(copy["cells"][-1]["outputs"][0]["text"]).split("\n")
     assert printed[0] == sys.executable
     assert printed[1] == f"passive {os.environ.get('PYTHONHASHSEED', '0')}"
+    assert printed[2] == "False", (
+        "IPython keeps no history: a database in the home folder stalls where that is a network drive"
+    )
     assert not any("injected-parameters" in cell["metadata"].get("tags", []) for cell in copy["cells"])
     assert copy["metadata"]["papermill"]["input_path"] == "notebooks/01_first.ipynb"
     entry = record["notebooks"]["01_first"]
