@@ -1,7 +1,5 @@
 """Figures of notebook 05: what LoRA trains, its losses, and what a training step costs."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 
@@ -45,15 +43,37 @@ def plot_lora(layers: int, width: int, rank: int, trainable: int, total: int):
     return figure
 
 
-def plot_losses(histories: Mapping[str, pd.DataFrame]):
-    """Training loss against steps, one panel per objective. Figure."""
-    figure, axes = new_figure(1, len(histories), width=3.6 * len(histories), height=2.6)
-    for axis, (name, history) in zip(axes[0], histories.items(), strict=True):
-        axis.plot(history.step, history.loss, color=BLUE, marker="o", ms=3)
-        axis.set_xlabel("step")
-        axis.set_ylabel("training loss")
-        axis.set_title(name, fontsize=9)
+def plot_learning(numbering: pd.DataFrame, chance: float, writing: pd.DataFrame):
+    """How both objectives learn, on texts that train and on texts held out. Figure.
+
+    Args:
+        numbering, writing: Histories of seq_cls and causal_lm (`writer.fine_tuning.fine_tune` with held-out items).
+        chance: Accuracy of guessing a disease.
+    """
+    figure, axes = new_figure(1, 3, width=10.4, height=3.0)
+    for axis, history, title in (
+        (axes[0, 0], numbering, "seq_cls: which disease?"),
+        (axes[0, 2], writing, "causal_lm: write"),
+    ):
+        for column, colour, marker, label in (
+            ("loss", BLUE, "o", "trained on"),
+            ("held_out_loss", ORANGE, "s", "held out"),
+        ):
+            points = history.dropna(subset=[column])
+            axis.plot(points.epoch, points[column], color=colour, marker=marker, ms=4, label=label)
+        axis.set_ylim(bottom=0)
+        axis.set_ylabel("loss")
+        axis.set_title(title, fontsize=10)
+    points = numbering.dropna(subset=["held_out_accuracy"])
+    axes[0, 1].plot(points.epoch, points.held_out_accuracy, color=ORANGE, marker="s", ms=4, label="held out")
+    axes[0, 1].axhline(chance, color="black", ls="--", label=f"guessing ({chance:.2f})")
+    axes[0, 1].set_ylim(0, 1)
+    axes[0, 1].set_ylabel("accuracy")
+    axes[0, 1].set_title("seq_cls: share of diseases named right", fontsize=10)
+    for axis in axes[0]:
+        axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
+        axis.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, frameon=False)
     return figure
 
 
