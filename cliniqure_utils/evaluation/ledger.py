@@ -121,8 +121,7 @@ def fill_ledger(
         notebooks_dir: Folder with the notebooks and profiles/; None is the repository's.
 
     Returns:
-        `claims` with value (text, empty where there is none), status (one of `STATUSES`) and evidence_kind (computed,
-        setting, cited or none).
+        `claims` with value (text, empty where there is none), status (one of `STATUSES`) and evidence_kind (see there).
     """
     source = _Source(Path(run_dir), dict(metrics or {}), Path(notebooks_dir or REPOSITORY / "notebooks"))
     rows = []
@@ -141,9 +140,15 @@ def fill_ledger(
 
 
 def evidence_kind(evidence: str) -> str:
-    """computed, setting, cited or none."""
+    """computed, table cell (a row of Table 1 or 2 made again), setting, cited or none."""
     head = evidence.split(":")[0]
-    return {"profile": "setting", "cited": "cited", "none": "none"}.get(head, "computed")
+    kinds = {"profile": "setting", "table1": "table cell", "table2": "table cell", "cited": "cited", "none": "none"}
+    return kinds.get(head, "computed")
+
+
+def is_transcribed(kinds: pd.Series) -> pd.Series:
+    """Which claims are cells of a table or settings: that they are reproduced says nothing of results. bool."""
+    return kinds.isin(("table cell", "setting"))
 
 
 def parse_value(text: str):

@@ -15,6 +15,7 @@ from cliniqure_utils.evaluation.ledger import (
     BadClaims,
     evidence_kind,
     fill_ledger,
+    is_transcribed,
     parse_value,
     read_claims,
     same,
@@ -192,6 +193,19 @@ def test_settings_are_read_from_the_profile_and_the_parameters_cell(table, tmp_p
     assert status(table, tmp_path, "t4_backbone", notebooks_dir=tmp_path) == ("resnet18", "not reproducible here")
     # Half of a joined evidence is missing: notebook 03 is not there.
     assert status(table, tmp_path, "t3_resize", notebooks_dir=tmp_path)[1] == "not computed in this run"
+
+
+def test_table_cells_and_settings_are_told_from_results(table, tmp_path):
+    kinds = table.evidence.map(evidence_kind)
+    assert (evidence_kind("table1:3"), evidence_kind("table2:1:x_min")) == ("table cell", "table cell")
+    transcribed = is_transcribed(kinds)
+    assert transcribed.sum() == (kinds == "setting").sum() + table.evidence.str.startswith(("table1:", "table2:")).sum()
+    assert not transcribed[table.source == "Table 7"].any()
+
+
+def test_what_is_true_of_the_whole_data_set_is_not_called_contradicted(table, tmp_path):
+    for claim, value in (("text_images", "15000"), ("text_findings", "14")):
+        assert status(table, tmp_path, claim) == (value, "not reproducible here")
 
 
 def test_contradictions_rest_on_values(table, tmp_path):

@@ -121,7 +121,7 @@ def page(tmp_path_factory):
     )
     table7 = pd.DataFrame(
         {"Metric": ["IoU"], "Paper": [0.75], "This run": [0.7], "95% interval": ["0.650 to 0.750"],
-         "Trivial baselines": ["mean box 0.772; whole image has no match"], "Reader ceiling": ["0.68 to 0.70"],
+         "Trivial baselines": ["mean box 0.772; whole image has no match"], "Reader against reader": ["0.68 to 0.70"],
          "How far comparable": ["words " * 20 + LONG]}
     )  # fmt: skip
     html = render_report(
