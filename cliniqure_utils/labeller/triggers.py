@@ -91,7 +91,7 @@ GENERAL_PREDICATE = compile_words(
 DEFINITION = compile_words(
     r"which (is|are) (an? |the )?([\w-]+ ){0,4}(condition|disease|disorder|collection|accumulation|build-?up|sac|"
     "cavity) (of|in|that|where|characteri[sz]ed|caused)",
-    r", an? ([\w-]+ ){0,3}(condition|disease|disorder) (of|in|that|where|characteri[sz]ed|caused)",
+    r"(?<=, )an? ([\w-]+ ){0,3}(condition|disease|disorder) (of|in|that|where|characteri[sz]ed|caused)",
 )
 # History, and talk about diseases, in sentences that may name no finding.
 NOT_OF_THIS_FILM = compile_words(

@@ -9,6 +9,7 @@ import pandas as pd
 from cliniqure_utils.vocabulary import BOX, FINDINGS, MIDLINE
 
 FIELD_LIMIT = 400  # characters of a free text that are kept
+ZONES = {"upper": (0.0, 0.38), "mid": (0.38, 0.58), "lower": (0.58, 1.0)}  # shares of the film's height
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Evidence:
         corners: (x_min, y_min, x_max, y_max) of each of `boxes` in DICOM pixels; empty where unknown.
         crude_report: Text of the report model.
         age_years, sex, symptoms, indication: None or "" where unknown.
+        height: Of the film, in the pixels of `corners`; None where unknown.
     """
 
     image_id: str
@@ -33,6 +35,7 @@ class Evidence:
     sex: str | None = None
     symptoms: str = ""
     indication: str = ""
+    height: float | None = None
 
     @property
     def present(self) -> set[str]:
@@ -68,13 +71,13 @@ def age_in_words(years: float | None) -> str:
 def place_in_words(name: str, box: Sequence[float], width: float, height: float) -> str:
     """Box in pixels -> "left lower zone" and the like, by its centre.
 
-    The patient's left is the right half of the film. Zones are thirds of the film's height. Heart and aorta have no
-    side: "midline". Source: ours.
+    The patient's left is the right half of the film. Zones (`ZONES`) are about thirds of its height. Heart and aorta
+    have no side: "midline". Source: ours.
     """
     if name in MIDLINE:
         return "midline"
     x, y = (box[0] + box[2]) / 2 / width, (box[1] + box[3]) / 2 / height
-    zone = "upper" if y < 0.38 else "mid" if y < 0.58 else "lower"
+    zone = next((name for name, (_, end) in ZONES.items() if y < end), "lower")
     return f"{'left' if x > 0.5 else 'right'} {zone} zone"
 
 
@@ -122,5 +125,6 @@ def gather_evidence(
             person.get("sex"),
             clean_field(person.get("symptoms")),
             clean_field(person.get("indication")),
+            sizes[image_id][1],
         )
     return out

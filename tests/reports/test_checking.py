@@ -7,8 +7,11 @@ from cliniqure_utils.reports import (
     CONTRADICTION,
     HALLUCINATION,
     KNOWLEDGE,
+    NO_SUCH_PLACE,
     UNTOLD_SIDE,
     WRONG_SIDE,
+    WRONG_SIZE,
+    WRONG_ZONE,
     Evidence,
     assemble_report,
     check_sentences,
@@ -17,9 +20,10 @@ from cliniqure_utils.reports import (
     omitted_findings,
 )
 
-# Short names of the errors in the tables below: H hallucination, C contradiction, S wrong side, U untold side.
-PROBLEM = {"H": HALLUCINATION, "C": CONTRADICTION, "S": WRONG_SIDE,
-           "U": UNTOLD_SIDE}  # fmt: skip
+# Short names of the errors in the tables below: H hallucination, C contradiction, S wrong side, Z wrong zone, W wrong
+# size, N no such place, U untold side.
+PROBLEM = {"H": HALLUCINATION, "C": CONTRADICTION, "S": WRONG_SIDE, "Z": WRONG_ZONE, "W": WRONG_SIZE,
+           "N": NO_SUCH_PLACE, "U": UNTOLD_SIDE}  # fmt: skip
 FILMS = {
     "failing heart": Evidence(
         "a",
@@ -42,6 +46,29 @@ FILMS = {
         boxes=[("Pneumothorax", 0.9, "right upper zone"), ("Consolidation", 0.5, "left lower zone")],
     ),
     "normal": Evidence("d"),
+    # boxes on a film of 1000 rows: an effusion low on the left, a tall one on the right, a nodule near the border of
+    # upper and mid zone, an opacity well inside the upper one, opacities in the right lower and left mid zone
+    "measured": Evidence(
+        "e",
+        findings=[("Cardiomegaly", 0.9)],
+        boxes=[
+            ("Pleural effusion", 0.9, "left lower zone"),
+            ("Pleural effusion", 0.8, "right lower zone"),
+            ("Nodule/Mass", 0.7, "left upper zone"),
+            ("Consolidation", 0.6, "right upper zone"),
+            ("Lung Opacity", 0.5, "right lower zone"),
+            ("Lung Opacity", 0.5, "left mid zone"),
+        ],
+        corners=[
+            (600.0, 700.0, 900.0, 950.0),
+            (100.0, 400.0, 400.0, 950.0),
+            (600.0, 320.0, 660.0, 400.0),
+            (200.0, 100.0, 300.0, 300.0),
+            (200.0, 700.0, 300.0, 800.0),
+            (700.0, 430.0, 800.0, 530.0),
+        ],
+        height=1000.0,
+    ),  # fmt: skip
 }
 SENTENCES = [
     # film, sentence, planted errors, status
@@ -104,7 +131,9 @@ SENTENCES = [
     ("old scars", "Without pleural thickening.", "Pleural thickening C", "contradicted"),
     ("collapse", "No pneumothorax.", "Pneumothorax C", "contradicted"),
     ("collapse", "The pneumothorax has resolved.", "Pneumothorax C", "contradicted"),
-    ("collapse", "The lungs are clear.", "Consolidation C", "contradicted"),
+    ("collapse", "The lungs are clear.", "Atelectasis C, Consolidation C", "contradicted"),
+    ("old scars", "The lung fields are clear.", "Nodule/Mass C, Pulmonary fibrosis C", "contradicted"),
+    ("failing heart", "The lungs are clear.", "", "supported"),  # the pleura and the heart are no lung
     ("collapse", "No focal consolidation.", "Consolidation C", "contradicted"),
     ("collapse", "Pneumothorax without atelectasis.", "Atelectasis C", "contradicted"),
     ("collapse", "Normal chest.", "Atelectasis C, Consolidation C, Pneumothorax C", "contradicted"),
@@ -138,8 +167,12 @@ SENTENCES = [
     ("failing heart", "Effusion on the left and none on the right.", "", "supported"),
     ("failing heart", "There is a left but no right effusion.", "", "supported"),
     ("old scars", "The left lung is free of nodules.", "", "supported"),
-    ("collapse", "The right lung is clear.", "", "supported"),
-    ("collapse", "The left lung is clear.", "Consolidation C", "contradicted"),
+    ("collapse", "The right lung is clear.", "Atelectasis U", "unsupported"),
+    ("collapse", "The left lung is clear.", "Consolidation C, Atelectasis U", "contradicted"),
+    ("old scars", "The left lung is clear.", "Pulmonary fibrosis C", "contradicted"),
+    ("failing heart", "The left lung is clear.", "", "supported"),
+    ("old scars", "The lung bases are clear.", "", "supported"),
+    ("old scars", "The upper zones are clear.", "Nodule/Mass C, Pulmonary fibrosis C", "contradicted"),
     ("failing heart", "No effusion on the left.", "Pleural effusion C", "contradicted"),
     ("failing heart", "The left costophrenic angle is sharp.", "Pleural effusion C", "contradicted"),
     ("failing heart", "No effusion on either side.", "Pleural effusion C", "contradicted"),
@@ -167,12 +200,70 @@ SENTENCES = [
      "Nodule/Mass C, Pleural thickening C, Pulmonary fibrosis C", "contradicted"),
     ("normal", "No other abnormality is seen.", "", "supported"),
     # talk about diseases in general, and what only looks like it
-    ("normal", "Treatment of pleural effusion includes drainage.", "", "neutral"),
-    ("normal", "Pneumothorax is caused by air in the pleural space.", "", "neutral"),
-    ("normal", "Symptoms of cardiomegaly are fatigue and shortness of breath.", "", "neutral"),
+    ("normal", "Treatment of pleural effusion includes drainage.", "", "general"),
+    ("normal", "Pneumothorax is caused by air in the pleural space.", "", "general"),
+    ("normal", "Symptoms of cardiomegaly are fatigue and shortness of breath.", "", "general"),
     ("normal", "There is consolidation which may be caused by pneumonia.", "Consolidation H", "contradicted"),
     ("normal", "Findings consistent with a pneumothorax.", "Pneumothorax H", "contradicted"),
     ("normal", "The effusion is caused by heart failure.", "Pleural effusion H", "contradicted"),
+    ("failing heart", "Cardiomegaly is a rare and serious condition.", "", "general"),
+    ("normal", "Pleural effusion is a common finding in heart failure.", "", "general"),
+    ("normal", "Atelectasis is very common after surgery.", "", "general"),
+    ("failing heart", "The patient has a history of cardiopulmonary disease.", "", "general"),
+    ("failing heart", "A 67-year-old woman with a history of cardiomegaly.", "", "general"),
+    ("failing heart", "It is a serious condition that can be caused by hypertension.", "", "general"),
+    ("normal", "Treatment options include diuretics and oxygen.", "", "general"),
+    ("failing heart", "There is cardiomegaly, which can be caused by hypertension.", "", "supported"),
+    ("failing heart", "Left effusion, a condition characterized by fluid and atelectasis.", "", "supported"),
+    ("normal", "The patient has a history of asthma and there is a left effusion.", "Pleural effusion H",
+     "contradicted"),
+    ("failing heart", "Follow-up is advised.", "", "neutral"),
+    ("failing heart", "The bones are intact.", "", "neutral"),
+    ("collapse", "The pneumothorax is serious.", "", "supported"),
+    # heart and aorta have no zone and no side
+    ("failing heart", "Cardiomegaly, right mid zone.", "Cardiomegaly N", "contradicted"),
+    ("failing heart", "There is cardiomegaly in the left lower zone.", "Cardiomegaly N", "contradicted"),
+    ("failing heart", "Aortic enlargement in the right upper lobe.", "Aortic enlargement N", "contradicted"),
+    ("failing heart", "Left upper zone aortic enlargement.", "Aortic enlargement N", "contradicted"),
+    ("failing heart", "Bilateral cardiomegaly.", "Cardiomegaly N", "contradicted"),
+    ("failing heart", "Cardiomegaly, left effusion.", "", "supported"),
+    ("failing heart", "Cardiomegaly, left lower zone effusion.", "", "supported"),
+    ("failing heart", "Left effusion with cardiomegaly.", "", "supported"),
+    ("failing heart", "Left heart enlargement.", "", "supported"),
+    ("failing heart", "The heart is enlarged, the right lung is clear.", "", "supported"),
+    ("normal", "Cardiomegaly, right mid zone.", "Cardiomegaly H", "contradicted"),
+    # zones
+    ("measured", "Nodule in the left upper zone.", "", "supported"),
+    ("measured", "Left mid zone nodule.", "", "supported"),  # its centre is at 0.36, the border at 0.38
+    ("measured", "Nodule in the left lower zone.", "Nodule/Mass Z", "contradicted"),
+    ("measured", "Nodule in the right upper zone.", "Nodule/Mass S", "contradicted"),
+    ("measured", "There is a nodule in the lower zones.", "Nodule/Mass Z", "contradicted"),
+    ("measured", "Nodule in the left lower lobe.", "", "supported"),  # a lobe is no zone
+    ("measured", "Consolidation in the right mid zone.", "Consolidation Z", "contradicted"),
+    ("measured", "Opacity in the left mid and right lower zones.", "", "supported"),
+    ("measured", "Right lower and left mid zone opacities.", "", "supported"),
+    ("measured", "Opacity in the right mid and left lower zones.", "Lung Opacity S", "contradicted"),
+    ("measured", "Opacity in the left mid and right upper zones.", "Lung Opacity Z", "contradicted"),
+    ("measured", "Left upper zone nodule and right upper zone consolidation.", "", "supported"),
+    ("measured", "Left upper zone nodule and right lower zone consolidation.", "Consolidation Z", "contradicted"),
+    ("measured", "No nodule in the right upper zone.", "", "supported"),
+    ("measured", "No consolidation in the right lower zone.", "", "supported"),
+    ("measured", "No consolidation in the right upper zone.", "Consolidation C", "contradicted"),
+    ("old scars", "Left lower zone scarring.", "Pulmonary fibrosis Z", "contradicted"),
+    ("old scars", "Left mid zone scarring.", "", "supported"),  # without corners the next zone may be meant
+    ("collapse", "Left mid zone atelectasis.", "Atelectasis U", "unsupported"),
+    # sizes of effusions: 0.25 and 0.55 of the film's height
+    ("measured", "Small left pleural effusion.", "", "supported"),
+    ("measured", "Large left pleural effusion.", "Pleural effusion W", "contradicted"),
+    ("measured", "The left costophrenic angle is blunted by a massive effusion.", "Pleural effusion W",
+     "contradicted"),
+    ("measured", "The right effusion is small.", "Pleural effusion W", "contradicted"),
+    ("measured", "Moderate left effusion.", "", "supported"),
+    ("measured", "Bilateral pleural effusions, large in size.", "", "supported"),
+    ("measured", "Bilateral pleural effusions, tiny in size.", "Pleural effusion W", "contradicted"),
+    ("measured", "Small left and large right effusions.", "", "supported"),
+    ("measured", "Large left nodule and effusion.", "", "supported"),  # only effusions are measured
+    ("failing heart", "Large left effusion.", "", "supported"),  # no corners, no size
     # several kinds in one sentence
     ("failing heart", "Right effusion, a lung nodule, and the heart is not enlarged.",
      "Pleural effusion S, Nodule/Mass H, Cardiomegaly C", "contradicted"),
@@ -213,7 +304,9 @@ def test_a_planted_error_is_caught_and_nothing_else(film, sentence, errors, stat
     ("failing heart", "Cardiomegaly. The aorta is wide. Treatment of pleural effusion includes drainage.",
      ["Pleural effusion"]),
     ("failing heart", "Cardiomegaly, wide aorta. No abnormality in the right lung.", ["Pleural effusion"]),
-    ("collapse", "Right pneumothorax. The lungs are otherwise clear.", ["Atelectasis"]),
+    ("collapse", "Right pneumothorax. The lungs are otherwise clear.", []),  # denied
+    ("measured", "Cardiomegaly, effusions, nodule, opacities. No consolidation in the left upper zone.",
+     ["Consolidation"]),
     ("collapse", "Pneumothorax, consolidation. No atelectasis on the left.", ["Atelectasis"]),
     ("collapse", "Pneumothorax, consolidation. No atelectasis on the left. No atelectasis on the right.", []),
     ("old scars", "Right upper lobe nodule.", ["Pleural thickening", "Pulmonary fibrosis"]),
@@ -233,17 +326,17 @@ def knowledge():
     return table.assign(source="unsourced").rename_axis("finding")
 
 
-def test_a_report_keeps_set_aside_sentences_apart_and_counts_every_error():
+def test_a_report_counts_every_error_of_its_text():
     text = ("The heart is enlarged. There is a right pleural effusion. A small pneumothorax is possible. "
             "Follow-up is advised. There is a nodule.")  # fmt: skip
     sections = assemble_report(FILMS["failing heart"], text, knowledge(), "base")["sections"]
-    assert sections["kept"] == "The heart is enlarged. Follow-up is advised."
-    assert sections["set_aside"] == [
+    assert [entry["sentence"] for entry in sections["checked"] if entry["problems"]] == [
         "There is a right pleural effusion.", "A small pneumothorax is possible.", "There is a nodule."
     ]  # fmt: skip
     assert sections["omitted"] == ["Aortic enlargement"]
     assert sections["problems"] == {
-        "hallucination": 2, "contradiction": 0, "wrong side": 1, "untold side": 0, "omission": 1
+        "hallucination": 2, "contradiction": 0, "wrong side": 1, "wrong zone": 0, "wrong size": 0, "no such place": 0,
+        "untold side": 0, "omission": 1,
     }  # fmt: skip
 
 
@@ -251,8 +344,9 @@ def test_a_report_keeps_set_aside_sentences_apart_and_counts_every_error():
     ("failing heart", "Enlarged heart. Left effusion. No other abnormality.", {"Aortic enlargement"}),
     ("failing heart", "No other abnormality than these: enlarged heart, wide aorta, left effusion.", set()),
     ("failing heart", "Cardiomegaly, wide aorta, left effusion. Otherwise normal chest.", set()),
-    ("collapse", "Right pneumothorax. Otherwise the lungs are clear.", {"Consolidation"}),
-    ("collapse", "Left consolidation. The lungs are otherwise clear.", set()),
+    ("collapse", "Right pneumothorax. Otherwise the lungs are clear.", {"Atelectasis", "Consolidation"}),
+    ("collapse", "Left consolidation. The lungs are otherwise clear.", {"Atelectasis"}),
+    ("collapse", "Left consolidation, atelectasis. The lungs are otherwise clear.", set()),
     ("collapse", "Left consolidation. Right pneumothorax. No further abnormality.", {"Atelectasis"}),
 ])  # fmt: skip
 def test_a_rest_that_is_normal_denies_only_what_the_text_does_not_name(film, text, of_last):
@@ -268,13 +362,13 @@ def test_errors_are_counted_once_per_finding_however_many_sentences_repeat_them(
             "Normal chest. The heart is of normal size. Right effusion. Another right effusion.")  # fmt: skip
     film = FILMS["failing heart"]
     counts = count_problems(check_sentences(text, film), omitted_findings(text, film))
-    assert counts == {"hallucination": 2, "contradiction": 3, "wrong side": 1, "untold side": 0, "omission": 0}
+    assert {kind: n for kind, n in counts.items() if n} == {"hallucination": 2, "contradiction": 3, "wrong side": 1}
 
 
-def test_a_sentence_with_an_untold_side_is_set_aside_and_counted_with_its_own_word():
+def test_an_untold_side_is_counted_with_its_own_word():
     text = "Left basal atelectasis. Right pneumothorax. Left consolidation."
     sections = assemble_report(FILMS["collapse"], text, knowledge(), "base")["sections"]
-    assert sections["set_aside"] == ["Left basal atelectasis."]
+    assert [entry["sentence"] for entry in sections["checked"] if entry["problems"]] == ["Left basal atelectasis."]
     assert sections["problems"]["untold side"] == 1 and sum(sections["problems"].values()) == 1
 
 
