@@ -33,13 +33,17 @@ def prepare_process(seed: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory(keep: bool = True) -> bool:
     """Let this process use freed memory again instead of handing each large array back to the system.
 
     By default glibc asks the system for every array of more than some MB, which then fills it with zeros page by page;
     a training step allocates and frees such arrays by the hundred, and on the machine of BENCHMARKS.md that was a third
     of a step of the demo's detector. Results do not change. Up to 2 GB that are free stay with the process. A
     MALLOC_... or GLIBC_TUNABLES of the user is left alone. Source: ours, mallopt(3).
+
+    Args:
+        keep: False goes back to the default. For a language model in bfloat16: its blocks are of another size in each
+            step and do not fit into what the step before freed; 30 steps of eight texts grew to 20 GB, by default 3.
 
     Returns:
         Whether it was done: only on Linux with glibc, and where the user has not chosen otherwise.
@@ -48,7 +52,10 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc" or chosen:
         return False
     mmap_max, trim_threshold, top_pad = -4, -1, -2  # malloc.h
-    options = {mmap_max: 0, trim_threshold: 2**31 - 1, top_pad: 64 * 2**20}
+    if keep:
+        options = {mmap_max: 0, trim_threshold: 2**31 - 1, top_pad: 64 * 2**20}
+    else:
+        options = {mmap_max: 65536, trim_threshold: 128 * 1024, top_pad: 128 * 1024}
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(option, value) == 1 for option, value in options.items()])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cliniqure_utils import pretrained
 from cliniqure_utils.pretraining import card, eyes, films, report, writer
-from cliniqure_utils.process import prepare_process
+from cliniqure_utils.process import keep_freed_memory, prepare_process
 from cliniqure_utils.project import REPOSITORY, CannotStart, MissingWeights, commit_of
 from cliniqure_utils.writer import lora
 
@@ -65,6 +65,7 @@ def pretrain(
         _make_report(paths, work_dir, seen, folder)
     if part in (None, "writer"):
         prepare_process(films.SEED)
+        keep_freed_memory(False)
         _make_writer(n_films // 2, n_jobs, work_dir, seen, folder)
     card.write_card(folder)
 

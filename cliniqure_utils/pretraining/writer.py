@@ -41,7 +41,6 @@ LORA = dict(
     rank=16, alpha=32, dropout=0.0, n_layers=10,
     modules=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
 )  # fmt: skip
-DRAWS = 2  # prompts of a film with findings
 BATCH = 8
 LEARNING_RATE = 1e-3
 
@@ -70,6 +69,7 @@ def look(shards: list[Path], path: Path, folder: Path, seed: int = SEED) -> list
         names = [f"{shard.stem}-{number}" for number in range(len(pixels))]
         seen = FilmsInMemory(names, list(pixels), films.SIZE, GREY)
         probabilities = predict_probabilities(classifier, seen, progress=False)
+        seen = FilmsInMemory(names, list(pixels), detector.image_size, GREY)
         boxes = predict_boxes(detector, seen, dict.fromkeys(names, pixels.shape[:0:-1]), progress=False)
         boxes = boxes[boxes.score >= LEAST_SCORE]
         images = torch.stack([even_grey(torch.from_numpy(film)[None], GREY).float() / 255 for film in pixels])
@@ -119,13 +119,8 @@ def film_pair(film: dict, rng: np.random.Generator, tokenizer) -> tuple[str, str
 
 
 def make_pairs(seen: list[dict], rng: np.random.Generator, tokenizer, diseases: pd.DataFrame) -> list[tuple[str, str]]:
-    """Pairs of films, and of the disease table's sourced rows, in random order.
-
-    A film gives DRAWS pairs, a normal one a single pair: their answers are all alike.
-    """
-    drawn = (film for film in seen for _ in range(DRAWS if film["findings"] else 1))
-    total = sum(DRAWS if film["findings"] else 1 for film in seen)
-    pairs = [film_pair(film, rng, tokenizer) for film in tqdm(drawn, desc="pairs", total=total, unit="pair")]
+    """Pairs of films, and of the disease table's sourced rows, in random order."""
+    pairs = [film_pair(film, rng, tokenizer) for film in tqdm(seen, desc="pairs", unit="film")]
     pairs = [pair for pair in pairs if pair is not None]
     pairs += [disease_pair(row) for row in diseases[sourced_rows(diseases)].to_dict("records")]
     return [pairs[i] for i in rng.permutation(len(pairs))]

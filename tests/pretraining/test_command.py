@@ -7,9 +7,10 @@ import torch
 
 from cliniqure_utils import cmn, pretrained
 from cliniqure_utils.cli import main
-from cliniqure_utils.pretraining import command, films
-from cliniqure_utils.project import CannotStart, MissingWeights
+from cliniqure_utils.pretraining import command, films, writer
+from cliniqure_utils.project import REPOSITORY, CannotStart, MissingWeights
 from cliniqure_utils.vision import classification, detection
+from cliniqure_utils.writer import base_model, lora
 
 
 def test_unknown_parts_and_hours_are_refused(tmp_path, capsys):
@@ -22,7 +23,7 @@ def test_unknown_parts_and_hours_are_refused(tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_films_then_eyes_then_report_make_parts_that_load(coarse, tmp_path, monkeypatch):
+def test_films_then_eyes_then_report_then_writer_make_parts_that_load(coarse, tmp_path, monkeypatch):
     for name, value in (
         ("FILMS_PER_HOUR", 4), ("CLASSIFIER_EPOCHS", 1), ("DETECTOR_EPOCHS", 1), ("REPORT_EPOCHS", 1)
     ):  # fmt: skip
@@ -34,6 +35,19 @@ def test_films_then_eyes_then_report_make_parts_that_load(coarse, tmp_path, monk
         command.pretrain("report", **where)
     command.pretrain("eyes", **where)
     command.pretrain("report", **where)
+    monkeypatch.setattr(writer, "BASE_MODEL", base_model.TINY)
+    monkeypatch.setattr(writer, "LORA", dict(rank=2, alpha=4, dropout=0.0, n_layers=1, modules=("q_proj", "v_proj")))
+    monkeypatch.setattr(writer, "PROMPT_TOKENS", 700)  # the tiny model's tokens are single letters
+    monkeypatch.setattr(writer, "LENGTH", 900)
+    command.pretrain("writer", **where)
+    tiny, tokenizer, _ = base_model.load_base(base_model.TINY, REPOSITORY / "data" / "models")
+    adapted = lora.pretrained_writer(tiny, where["folder"])
+    listed = pretrained.settings_of("writer", where["folder"])
+    assert listed["pairs"] > 300 and listed["seed"] == writer.SEED != films.SEED, "rows of the disease table are in it"
+    lora.save_adapter(adapted, tokenizer, tmp_path / "adapter")
+    assert lora.load_adapter(
+        base_model.load_base(base_model.TINY, REPOSITORY / "data" / "models")[0], tmp_path / "adapter"
+    )
     for part, build in (
         ("eyes", lambda: classification.build_classifier("seresnet_tiny", heatmap_weight=2.0)),
         (
