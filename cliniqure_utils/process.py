@@ -95,13 +95,6 @@ def resolve_device(device: str) -> str:
     return "cpu"
 
 
-def cpu_multiplies_bfloat16(device: str) -> bool:
-    """Whether `device` is a CPU with matrix units for bfloat16 (AMX): four times as fast there, slower elsewhere."""
-    import torch
-
-    return device == "cpu" and torch.cpu._is_amx_tile_supported()
-
-
 def usable_cores() -> int:
     """Processor cores that this process may use: fewer than the machine has where `taskset`, a scheduler or a container
     (`docker --cpus`) says so."""
