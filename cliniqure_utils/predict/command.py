@@ -119,11 +119,11 @@ def predict(
                         film["source"] = shown[path]
                         films.append((path, film))
                 grounds = [evidence_of(film, settings, texts.get(path, symptoms)) for path, film in films]
-                prose = writer.write(grounds) if writer and films else [(None, 0)] * len(films)
-                for (path, film), evidence, (text, left_out) in zip(films, grounds, prose, strict=True):
+                prose = writer.write(grounds) if writer and films else [None] * len(films)
+                for (path, film), evidence, written in zip(films, grounds, prose, strict=True):
                     try:
                         given = texts.get(path, symptoms)
-                        report = build_report(film, evidence, settings, text, left_out, given)
+                        report = build_report(film, evidence, settings, written, given)
                         row = write_film(report, film, names[path], out_dir)
                     except OSError:  # the folder of the reports is at fault, not the film
                         raise

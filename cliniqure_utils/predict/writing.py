@@ -15,11 +15,14 @@ from cliniqure_utils.reports import (
     FIELD_LIMIT,
     SYMPTOMS_LIMIT,
     Evidence,
+    Verified,
     assemble_report,
     build_prompt,
     clean_field,
     gather_evidence,
     load_knowledge,
+    report_system,
+    verify_texts,
 )
 from cliniqure_utils.reports.reading import impression, reading_order
 from cliniqure_utils.vocabulary import BOX, CLASSES, DISCLAIMER, NO_FINDING
@@ -32,6 +35,7 @@ UNFAMILIAR = (
     "This film looks unlike the films that the run's models know (is it a frontal chest film, upright, with bright "
     "bones?): what they say about it is worth even less."
 )
+ADAPTERS = "05_finetune_llm/adapter"  # below the run folder
 NOTEBOOKS = REPOSITORY / "notebooks"  # where a notebook's relative parameters start from
 
 
@@ -44,7 +48,7 @@ class RunSettings:
         profile, seed: From run.json (a list where notebooks ran with different ones); None where all were run by hand.
         thresholds: Least probability of each class, calibrated as probabilities.csv is.
         box_threshold: Least score of a box.
-        system: Which adapter writes: base, seq_cls or causal_lm.
+        system: Whose report people read, one of `reports.SYSTEMS`.
         base_model, models_dir, max_new_tokens, max_prompt_tokens, batch_size: As in notebook 06.
         knowledge: data/knowledge.csv or the run's own.
         simulated: The models were trained on simulated films.
@@ -130,7 +134,7 @@ def read_settings(run_dir: str | Path) -> RunSettings:
         started=record.get("started"),
         thresholds=_read_json(run_dir, "03_classify/thresholds.json"),
         box_threshold=box_threshold,
-        system=ran_with(run_dir, "07_evaluate")["report_system"],
+        system=report_system(ran_with(run_dir, "07_evaluate")["report_system"], _adapters(run_dir)),
         base_model=writing["base_model"],
         models_dir=NOTEBOOKS / writing["models_dir"],
         max_new_tokens=writing["max_new_tokens"],
@@ -140,6 +144,11 @@ def read_settings(run_dir: str | Path) -> RunSettings:
         simulated=simulated,
         on_real_films=_on_real_films(run_dir) if simulated else None,
     )
+
+
+def _adapters(run_dir: Path) -> set[str]:
+    """The systems for which the run has an adapter."""
+    return {path.parent.name for path in (run_dir / ADAPTERS).glob("*/adapter_model.safetensors")}
 
 
 def _is_simulated(run_dir: Path, record: Mapping) -> bool:
@@ -179,22 +188,42 @@ class Writer:
         model, self.tokenizer, _ = load_base(settings.base_model, settings.models_dir)
         self.adapter = None
         if settings.system != "base":
-            folder = f"05_finetune_llm/adapter/{settings.system}"
+            folder = f"{ADAPTERS}/{settings.system}"
             model = lora.load_adapter(model, Path(run_dir) / folder)
             self.adapter = f"{folder}/adapter_model.safetensors"
         self.model = model.to(resolve_device(device))
         self.settings = settings
+        self.seed = ran_with(Path(run_dir), "06_generate_report")["seed"]
 
-    def write(self, evidence: Sequence[Evidence]) -> list[tuple[str, int]]:
-        """(prose, number of findings and boxes that did not fit into the prompt) of each film."""
+    def write(self, evidence: Sequence[Evidence]) -> list["Prose"]:
+        """What the model writes about each film, and what the check leaves of it."""
         from cliniqure_utils.writer import generation
 
         built = [build_prompt(e, self.tokenizer, self.settings.max_prompt_tokens) for e in evidence]
+        prompts, batch_size = [prompt for prompt, _ in built], self.settings.batch_size
         texts = generation.generate(
-            self.model, self.tokenizer, [prompt for prompt, _ in built], self.settings.max_new_tokens,
-            self.settings.batch_size, description="writing reports",
-        )  # fmt: skip
-        return [(text, dropped) for text, (_, dropped) in zip(texts, built, strict=True)]
+            self.model, self.tokenizer, prompts, self.settings.max_new_tokens, batch_size, description="writing reports"
+        )
+        ask = generation.ask_again(self.model, self.tokenizer, prompts, batch_size, self.seed)
+        verified = verify_texts(evidence, texts, ask)
+        return [Prose(*parts) for parts in zip(texts, verified, *zip(*built, strict=True), strict=True)]
+
+
+@dataclass(frozen=True)
+class Prose:
+    """What the language model wrote about one film.
+
+    Attributes:
+        text: As written.
+        verified: After the check.
+        prompt: What it was asked.
+        left_out: Number of findings and boxes that did not fit into the prompt.
+    """
+
+    text: str
+    verified: Verified
+    prompt: str
+    left_out: int
 
 
 def evidence_of(film: Mapping, settings: RunSettings, symptoms: str = "") -> Evidence:
@@ -213,7 +242,7 @@ def evidence_of(film: Mapping, settings: RunSettings, symptoms: str = "") -> Evi
 
 
 def build_report(
-    film: Mapping, evidence: Evidence, settings: RunSettings, prose: str | None, left_out: int = 0, symptoms: str = ""
+    film: Mapping, evidence: Evidence, settings: RunSettings, prose: Prose | None, symptoms: str = ""
 ) -> dict:
     """Everything about one film as plain values, ready for JSON.
 
@@ -221,12 +250,14 @@ def build_report(
     report says so: either of them; "No finding" where there is none). The boxes are numbered as the reading order is.
 
     Args:
-        prose: What the language model wrote; None for a report of the facts alone.
-        left_out: Findings and boxes that did not fit into the prompt.
+        prose: Of the language model; None for a report of the facts alone.
         symptoms: As they were given; a note says how much of them is left out.
     """
-    system = "template" if prose is None else settings.system
-    report = assemble_report(evidence, prose or "", settings.knowledge, system)
+    if prose is None:
+        report, made = assemble_report(evidence, "", settings.knowledge, "template"), {"system": "template"}
+    else:
+        report = assemble_report(evidence, prose.text, settings.knowledge, settings.system, prose.verified)
+        made = {"system": settings.system, "prompt": prose.prompt, "left_out_of_prompt": prose.left_out}
     age = film["age_years"]
     boxed = {name for name, _, _ in evidence.boxes}
     reading = reading_order(report["sections"]["findings"], settings.thresholds, film["rows"])
@@ -267,7 +298,7 @@ def build_report(
             for box in entry["boxes"]
         ],
         "crude_report": film["crude_report"],
-        "report": {"system": system, "text": report["text"], "left_out_of_prompt": left_out, **report["sections"]},
+        "report": {**made, "text": report["text"], **report["sections"]},
         "made_by": settings.made_by(with_prose=prose is not None),
     }
 

@@ -6,7 +6,10 @@ every sentence of it is checked against the facts; recommendations come from `da
 
 from cliniqure_utils.reports.assembly import (
     KNOWLEDGE,
+    ORIGINS,
+    Verified,
     assemble_report,
+    fact_sentences,
     facts_of,
     load_knowledge,
     recommendations,
@@ -38,6 +41,7 @@ from cliniqure_utils.reports.evidence import (
 )
 from cliniqure_utils.reports.prompt import INSTRUCTION, SYMPTOMS_LIMIT, build_prompt
 from cliniqure_utils.reports.systems import FEWER_FILMS, SYSTEMS, report_system, texts_by_system
+from cliniqure_utils.reports.verifying import REASONS, verify_texts
 
 __all__ = [
     "CONTRADICTION",
@@ -50,11 +54,14 @@ __all__ = [
     "MARKS",
     "NO_SUCH_PLACE",
     "OMISSION",
+    "ORIGINS",
     "PROBLEMS",
+    "REASONS",
     "STATUSES",
     "SYMPTOMS_LIMIT",
     "SYSTEMS",
     "UNTOLD_SIDE",
+    "Verified",
     "WRONG_SIDE",
     "WRONG_SIZE",
     "WRONG_ZONE",
@@ -64,6 +71,7 @@ __all__ = [
     "check_sentences",
     "clean_field",
     "count_problems",
+    "fact_sentences",
     "facts_of",
     "gather_evidence",
     "load_knowledge",
@@ -73,4 +81,5 @@ __all__ = [
     "report_system",
     "template_report",
     "texts_by_system",
+    "verify_texts",
 ]

@@ -1,6 +1,7 @@
 """The report: facts by a template, checked prose, and table text with its source, kept apart from each other."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,26 @@ from cliniqure_utils.reports.evidence import Evidence
 from cliniqure_utils.vocabulary import DISCLAIMER, FINDINGS
 
 KNOWLEDGE = ("cause", "symptoms", "diagnostic_methods", "treatment_options", "red_flags")
+# Who wrote a sentence of a verified text: the language model at once, at a second try, or nobody: a sentence of facts.
+ORIGINS = MODEL, SECOND_TRY, FACTS = "model", "second try", "facts"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A text after the check.
+
+    Attributes:
+        text: What is left and what was put in.
+        sentences: Of the text, in order: sentence, origin (one of `ORIGINS`), status.
+        set_aside: What is no longer in it, in order: sentence, why (one of `verifying.REASONS`), problems (as
+            check_sentences gives them), instead (origin of what took its place; None for nothing).
+        tries: Sentences of the language model that were looked at in place of others.
+    """
+
+    text: str
+    sentences: list[dict]
+    set_aside: list[dict]
+    tries: int
 
 
 def load_knowledge(path: str | Path) -> pd.DataFrame:
@@ -42,18 +63,21 @@ def recommendations(names: Sequence[str], knowledge: pd.DataFrame) -> list[dict]
 
 def template_report(evidence: Evidence) -> str:
     """The plain report from the facts alone: the baseline every written report must beat."""
-    if not evidence.present:
-        return "No finding is reported by the models."
+    return " ".join(fact_sentences(evidence).values()) or "No finding is reported by the models."
+
+
+def fact_sentences(evidence: Evidence) -> dict[str, str]:
+    """Finding of the evidence -> its sentence in the template's report, in class order."""
     probability = dict(evidence.findings)
-    sentences = []
+    sentences = {}
     for name in FINDINGS:
         if name not in evidence.present:
             continue
         places = list(dict.fromkeys(w for n, _, w in evidence.boxes if n == name and w != "midline"))
         where = f" in the {' and the '.join(places)}" if places else ""
         certainty = f" (probability {probability[name]:.2f})" if name in probability else ""
-        sentences.append(f"There is {_in_prose(name)}{where}{certainty}.")
-    return " ".join(sentences)
+        sentences[name] = f"There is {_in_prose(name)}{where}{certainty}."
+    return sentences
 
 
 def _in_prose(name: str) -> str:
@@ -82,30 +106,45 @@ def facts_of(evidence: Evidence) -> list[dict]:
     return facts
 
 
-def assemble_report(evidence: Evidence, prose: str, knowledge: pd.DataFrame, system: str) -> dict:
+def assemble_report(
+    evidence: Evidence, prose: str, knowledge: pd.DataFrame, system: str, verified: Verified | None = None
+) -> dict:
     """Join facts, prose and table text into one report.
 
+    Args:
+        prose: As the language model wrote it; not looked at for the template.
+        verified: The prose after `verifying.verify_texts`; None for prose that is only checked, and for the template,
+            which is its own verified text.
+
     Returns:
-        dict with `text` (what is scored: the prose as written, or the template's text) and `sections`: findings
-        (`facts_of`), facts (the template's text), crude_report, checked (sentences with status and problems), kept
-        (sentences that the evidence supports or that name no finding), set_aside (the others), omitted (findings
-        that the text does not name), problems (their counts), recommendations (table rows with source), disclaimer.
+        dict with `text` (the prose as written, or the template's text), `verified` (the verified text) and `sections`:
+        findings (`facts_of`), facts (the template's text), crude_report, checked (sentences of `text` with status and
+        problems), problems (of `text`, counted), verified (sentences of the verified text with origin and status),
+        set_aside (sentences of `text` that are not in it, and why), tries (sentences asked for in their place), omitted
+        (findings of the evidence that the verified text does not name), recommendations (table rows with source),
+        disclaimer. Prose that is only checked has no `verified`, set_aside and tries; omitted is then of `text`.
     """
     facts = template_report(evidence)
     text = facts if system == "template" else prose
-    checked, omitted = check_sentences(text, evidence), omitted_findings(text, evidence)
-    carried = ("supported", "neutral")
+    checked = check_sentences(text, evidence)
+    if system == "template":
+        sentences = [{"sentence": c["sentence"], "origin": FACTS, "status": c["status"]} for c in checked]
+        verified = Verified(text, sentences, [], 0)
+    final, beside = {}, {}
+    if verified is not None:
+        final = {"verified": verified.text}
+        beside = {"verified": verified.sentences, "set_aside": verified.set_aside, "tries": verified.tries}
     return {
         "text": text,
+        **final,
         "sections": {
             "findings": facts_of(evidence),
             "facts": facts,
             "crude_report": evidence.crude_report,
             "checked": checked,
-            "kept": " ".join(entry["sentence"] for entry in checked if entry["status"] in carried),
-            "set_aside": [entry["sentence"] for entry in checked if entry["status"] not in carried],
-            "omitted": omitted,
-            "problems": count_problems(checked, omitted),
+            "problems": count_problems(checked, omitted_findings(text, evidence)),
+            **beside,
+            "omitted": omitted_findings(final.get("verified", text), evidence),
             "recommendations": recommendations(sorted(evidence.present), knowledge),
             "disclaimer": DISCLAIMER,
         },
