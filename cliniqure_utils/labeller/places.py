@@ -57,15 +57,14 @@ def clause_of(sentence: str, start: int, end: int) -> tuple[int, int]:
     return first, last
 
 
-def said_of(sentence: str, found: list, position: int, read: Callable = side_words):
-    """Place of a mention: its own, else that of what it explains, of its list, of its clause, of the sentence's head.
+def said_of(sentence: str, found: list, position: int) -> str | None:
+    """Side of a mention: its own, else that of what it explains, of its list, of its clause, of the sentence's head.
 
     Args:
         found: (start, end, finding, status) of the sentence's mentions, in order.
         position: Of the mention in `found`.
-        read: `side_words` or `zone_words`.
     """
-    here_said = own(sentence, found, position, read)
+    here_said = own(sentence, found, position)
     if here_said:
         return here_said
     first, last = clause_of(sentence, *found[position][:2])
@@ -80,10 +79,10 @@ def said_of(sentence: str, found: list, position: int, read: Callable = side_wor
 
     # A list shares its place: "consolidation and effusion at the right base" ...
     here = position
-    while here < position + triggers.LIST_REACH and triggers.LISTED.fullmatch(gap(here)) and not read(gap(here)):
+    while here < position + triggers.LIST_REACH and triggers.LISTED.fullmatch(gap(here)) and not side_words(gap(here)):
         here += 1
-        if own(sentence, found, here, read):
-            return own(sentence, found, here, read)
+        if own(sentence, found, here):
+            return own(sentence, found, here)
     # ... "left effusion and atelectasis"; and what explains a shadow is where the shadow is: "opacity at the right
     # base, likely atelectasis or infiltrate".
     here = position
@@ -92,26 +91,27 @@ def said_of(sentence: str, found: list, position: int, read: Callable = side_wor
         if not (triggers.LISTED.fullmatch(between) or triggers.EXPLAINS.search(between)):
             break
         here -= 1
-        if own(sentence, found, here, read):
-            return own(sentence, found, here, read)
+        if own(sentence, found, here):
+            return own(sentence, found, here)
     if sum(first <= item[0] < last for item in found) > 1:
-        return read("")
+        return None
     # A denial has the side of its own part of the clause: not "the left base is clear, no effusion".
     denials = list(triggers.DENIAL_BEGINS.finditer(sentence, first, found[position][0]))
     if denials:
         first += len(re.match(r"(?:.*(?:,| and ))?", sentence[first : denials[-1].start()])[0])
     # "On the right, there is consolidation": the place opens the sentence.
-    return read(sentence[first:last]) or opening(sentence, read)
+    return side_words(sentence[first:last]) or opening(sentence)
 
 
 def opening(sentence: str, read: Callable = side_words):
-    """Place with which a sentence opens, "On the right, ..."."""
+    """Place with which a sentence opens, "On the right, ..."; read: `side_words` or `zone_words`."""
     place = triggers.OPENING_PLACE.match(sentence)
     return read(place[0] if place else "")
 
 
 def own(sentence: str, found: list, position: int, read: Callable = side_words):
-    """Place said inside a mention's words, else just before them, else just after. Arguments as in `said_of`."""
+    """Place said inside a mention's words, else just before them, else just after. Arguments as in `said_of` and
+    `opening`."""
     start, end = found[position][:2]
     first, last = clause_of(sentence, start, end)
     inside = read(sentence[start:end])

@@ -216,7 +216,9 @@ def _read_sentence(sentence: str) -> tuple[tuple, ...]:
             mentions.append((start, finding, status, None, words, False, (), size, misplaced))
             continue
         sides = _sides(sentence, found, position, status)
-        zones = said_of(sentence, found, position, zone_words) if has_zones and len(sides) == 1 else ()
+        zones = own(sentence, found, position, zone_words) if has_zones and len(sides) == 1 else ()
+        if has_zones and len(found) == len(sides) == 1:
+            zones = zones or opening(sentence, zone_words)
         for said, side in sides:
             shared = side is not None and len(found) > 1 and own(sentence, found, position) is None
             mentions.append((start, finding, said, side, words, shared, zones, None if said == ABSENT else size, ""))

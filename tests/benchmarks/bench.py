@@ -1,12 +1,14 @@
 """`make bench`: cost of the hot paths, each beside a plain alternative measured in the same run.
 
-Prints tables and writes outputs/bench/*.json. All of them, or those named: `make bench ONLY="dicom boxes"`. One
-measures no cost: `make bench ONLY=real NIH=<folder>` scores a run on real films.
+Prints tables and writes outputs/bench/*.json. All of them, or those named: `make bench ONLY="dicom boxes"`. Two
+measure no cost: `make bench ONLY=real NIH=<folder>` scores a run on real films, `ONLY=checker` plants errors into
+reports.
 """
 
 import sys
 
 import bench_boxes
+import bench_checker
 import bench_cmn
 import bench_dicom
 import bench_films
@@ -21,6 +23,7 @@ BENCHES = {
     "dicom": bench_dicom.main,
     "films": bench_films.main,
     "boxes": bench_boxes.main,
+    "checker": bench_checker.main,
     "cmn": bench_cmn.main,
     "llm": bench_llm.main,
     "metrics": bench_metrics.main,

@@ -1,8 +1,13 @@
 """Shared by the tests of reports: what is known about one film."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from cliniqure_utils.reports import Evidence
+
+sys.path.insert(0, str(Path(__file__).parent))  # planted.py
 
 
 @pytest.fixture
