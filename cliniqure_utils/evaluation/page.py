@@ -7,12 +7,15 @@ Pictures are embedded, text is escaped (report text comes from models, labels fr
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from cliniqure_utils import reports
 from cliniqure_utils.evaluation.ledger import STATUSES
-from cliniqure_utils.pages import data_url, figure_png, render
+from cliniqure_utils.pages import data_url, figure_png, film_with_boxes, pixels_png, render
 from cliniqure_utils.pages.templates import RUN
+from cliniqure_utils.reports.reading import CERTAINTY_IN_WORDS, ORIGIN_WORDS, explained, impression, reading_order
+from cliniqure_utils.vocabulary import NO_FINDING
 
 # Headings of the page, in order; the test looks for each.
 SECTIONS = (
@@ -22,6 +25,7 @@ SECTIONS = (
     "Figures",
     "The paper's claims",
     "Test cases",
+    "Notes",
     "About this run",
 )
 
@@ -32,18 +36,25 @@ class Case:
 
     Attributes:
         title: Heading.
-        figure: matplotlib Figure or PNG bytes: the film with its boxes.
-        alternative: What the picture shows, in words, for readers who do not see it.
+        film: uint8 (height, width).
+        size: (width, height) that the boxes are in pixels of.
+        truth: (finding, box) of the truth, x_min, y_min, x_max, y_max.
         probabilities: (finding, probability, threshold, is it there) per finding worth showing.
-        texts: (heading, text) such as reference, crude and final report. In place of a text, a list of (sentence,
-            status) marks each sentence with the sign of its status, one of `reports.STATUSES`; a neutral one has none.
+        findings, recommendations: Of the report's `sections` (`reports.assemble_report`).
+        texts: (heading, text) beside the film, such as the final report and the reference; folded: those to unfold,
+            such as the crude report and the prompt. In place of a text, the sentences of `sections` ("checked" or
+            "verified"): each is marked with the sign of its status, one of `reports.STATUSES`.
     """
 
     title: str
-    figure: object
-    alternative: str
+    film: np.ndarray
+    size: tuple[float, float]
+    truth: Sequence[tuple[str, Sequence[float]]]
     probabilities: Sequence[tuple[str, float, float, bool]]
-    texts: Sequence[tuple[str, str | Sequence[tuple[str, str]]]]
+    findings: Sequence[Mapping]
+    recommendations: Sequence[Mapping]
+    texts: Sequence[tuple[str, str | Sequence[Mapping]]]
+    folded: Sequence[tuple[str, str | Sequence[Mapping]]] = ()
 
 
 def render_report(
@@ -55,6 +66,7 @@ def render_report(
     ledger: pd.DataFrame,
     cases: Sequence[Case],
     facts: Mapping[str, object],
+    thresholds: Mapping[str, float],
     stress: pd.DataFrame | None = None,
     stress_figure: object = None,
 ) -> str:
@@ -68,6 +80,7 @@ def render_report(
         ledger: From `ledger.fill_ledger`.
         cases: The gallery.
         facts: What was run and on what: name -> value.
+        thresholds: Least probability of each finding.
         stress: From `evaluation.stress.verdicts`: metric, verdict, notices, misses; None: the panel was not run.
         stress_figure: Its heat map, matplotlib Figure or PNG bytes.
 
@@ -80,11 +93,16 @@ def render_report(
     Source: design of this project.
     """
     for case in cases:
-        for _, text in case.texts:
-            unknown = [] if isinstance(text, str) else [status for _, status in text if status not in reports.STATUSES]
+        for _, text in [*case.texts, *case.folded]:
+            unknown = (
+                [] if isinstance(text, str) else [s["status"] for s in text if s["status"] not in reports.STATUSES]
+            )
             if unknown:
                 expected = ", ".join(reports.STATUSES)
                 raise ValueError(f"{case.title}: unknown status {unknown[0]!r}; expected one of {expected}")
+    shown = [_shown(case, thresholds) for case in cases]
+    in_order = [row for case in shown for row in case["rows"]]
+    texts, notes = explained(in_order)
     counts = [(status, int((ledger.status == status).sum())) for status in STATUSES]
     return render(
         RUN,
@@ -98,12 +116,48 @@ def render_report(
         n_claims=len(ledger),
         contradicted=ledger[ledger.status == "contradicted"].to_dict("records"),
         ledger=ledger.to_dict("records"),
-        cases=[(case, _embedded(case.figure)) for case in cases],
+        cases=shown,
+        texts=texts,
+        notes=notes,
         marks=reports.MARKS,
+        origins=ORIGIN_WORDS,
+        legend=CERTAINTY_IN_WORDS,
         stress=None if stress is None else stress.to_dict("records"),
         stress_url=None if stress_figure is None else _embedded(stress_figure),
         facts=facts,
     )
+
+
+def _shown(case: Case, thresholds: Mapping[str, float]) -> dict:
+    """A case as the template wants it."""
+    reading = reading_order(case.findings, thresholds, case.size[1])
+    boxes = [box["box"] for entry in reading for box in entry["boxes"]]
+    names = [entry["name"] for entry in reading]
+    boxed = [entry["name"] for entry in reading if entry["boxes"]]
+    rows = {row["finding"]: row for row in case.recommendations}
+    bars = [
+        {"name": name, "probability": probability, "threshold": threshold, "present": probability >= threshold,
+         "detected": name in boxed, "said": name in names or (name == NO_FINDING and not names), "true": there}
+        for name, probability, threshold, there in case.probabilities
+    ]  # fmt: skip
+    seen = {"Detector": [f"{n}, {name}" for n, name in enumerate(_per_box(reading), start=1)],
+            "Truth": [name for name, _ in case.truth]}  # fmt: skip
+    return {
+        "title": case.title,
+        "picture": film_with_boxes(pixels_png(case.film), case.size, boxes, case.truth),
+        "alternative": "Chest film. "
+        + " ".join(f"{who}: {'; '.join(found) or 'no box'}." for who, found in seen.items()),
+        "reading": reading,
+        "impression": impression(reading),
+        "bars": bars,
+        "rows": [rows[name] for name in names if name in rows],
+        "texts": case.texts,
+        "folded": case.folded,
+    }
+
+
+def _per_box(reading: Sequence[Mapping]) -> list[str]:
+    return [entry["name"] for entry in reading for _ in entry["boxes"]]
 
 
 def _embedded(figure) -> str:

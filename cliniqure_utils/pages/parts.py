@@ -33,7 +33,11 @@ STYLE = """\
 .bar i { position: absolute; top: -.25rem; bottom: -.25rem; width: 0; border-left: 2px solid var(--ink); }
 .bar span, .bar i { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .bars .number { white-space: nowrap; }
-@media (max-width: 480px) { .bars { font-size: .82rem; } .bars th, .bars td { padding: .2rem .25rem; } }
+@media (max-width: 480px) {
+  .bars { font-size: .8rem; table-layout: fixed; } .bars th, .bars td { padding: .2rem; }
+  .bars tbody th { width: 29%; } .bars th:nth-child(3) { width: 26%; } .bars th:nth-child(n + 4) { width: 12%; }
+  .bars td.bar-cell { width: auto; }
+}
 .explained dl { margin: .2rem 0 .8rem; }
 summary { cursor: pointer; font-weight: 600; padding: .45rem 0; }
 details { border-bottom: 1px solid var(--line); }
@@ -109,7 +113,7 @@ PARTS = """\
 <span style="width: {{ "%.1f" | format(100 * row.probability) }}%"></span>
 {% if row.threshold <= 1 %}<i style="left: {{ "%.1f" | format(100 * row.threshold) }}%"></i>{% endif %}</div></td>
 <td class="number">{{ "%.2f" | format(row.probability) }} ({{ "%.2f" | format(row.threshold) }})</td>
-<td>{{ "yes" if row.said else "no" }}{{ ", by the detector" if row.detected and not row.present }}</td>
+<td>{{ "yes" if row.said else "no" }}{{ " (box)" if row.detected and not row.present }}</td>
 {% if truth %}<td>{{ "yes" if row.true else "no" }}</td>{% endif %}</tr>
 {% endfor %}
 </tbody></table>
@@ -143,15 +147,23 @@ PARTS = """\
 </ol>
 {% endmacro %}
 
-{% macro sentences(entries, marks, words, origins={}) %}
+{% macro sentences(entries, marks, origins, words=none) %}
 <ul class="checked">
 {% for entry in entries %}
-<li><b aria-hidden="true">{{ marks[entry.status] }}</b><span class="{{ entry.status }}">{{ entry.sentence }}</span>
-<span class="soft">({{ words[entry.status] }}{{ origins[entry.origin] if entry.origin is defined }})</span></li>
+{% set origin = origins[entry.origin] if entry.origin is defined else "" %}
+{% set behind = [words[entry.status] if words else "", origin] | select | join("; ") %}
+<li><b title="{{ entry.status }}" aria-label="{{ entry.status }}">{{ marks[entry.status] }}</b>
+<span class="{{ entry.status }}">{{ entry.sentence }}</span>
+{% if behind %}<span class="soft">({{ behind }})</span>{% endif %}</li>
 {% else %}
 <li class="soft">(nothing)</li>
 {% endfor %}
 </ul>
+{% endmacro %}
+
+{% macro text_or_sentences(text, marks, origins) %}
+{% if text is string %}<blockquote class="plain">{{ text or "(empty)" }}</blockquote>
+{% else %}{{ sentences(text, marks, origins) }}{% endif %}
 {% endmacro %}
 
 {% macro folded(heading, text) %}

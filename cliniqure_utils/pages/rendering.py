@@ -53,7 +53,7 @@ def figure_png(figure, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
-def pixels_png(pixels: np.ndarray, texts: PngInfo) -> bytes:
+def pixels_png(pixels: np.ndarray, texts: PngInfo | None = None) -> bytes:
     """uint8 (height, width) or (height, width, 3) as PNG, the same pixels, with texts of its own beside them."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", optimize=True, pnginfo=texts)

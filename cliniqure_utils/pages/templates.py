@@ -63,7 +63,9 @@ dd { margin: 0; }
 # report.html of notebook 07: what the paper claims and what a run measured.
 RUN = """\
 {% extends "base" %}
+{% import "parts" as parts %}
 {% block style %}
+{% include "style" %}
 h3 { font-size: 1.02rem; margin: 0 0 .4rem; }
 nav a { display: inline-block; margin-right: 1rem; padding: .25rem 0; color: inherit; }
 td.status { font-weight: 600; white-space: nowrap; }
@@ -74,16 +76,12 @@ td span.number { white-space: nowrap; }
 .counts b { font-size: 1.3rem; display: block; line-height: 1.1; }
 figure { margin: .8rem 0 1.6rem; }
 figcaption { font-size: .9rem; color: var(--soft); max-width: 46rem; }
-.case { display: grid; grid-template-columns: minmax(0, 340px) minmax(0, 1fr); gap: 1.2rem; padding: 1rem 0;
-  border-top: 1px solid var(--line); }
-.case .plain { white-space: pre-line; }
-.case h4 { margin: .3rem 0 .1rem; font-size: .9rem; }
-.case table { font-size: .82rem; margin-top: .5rem; }
-.contradicted { text-decoration: underline double; text-underline-offset: 3px; }
-.unsupported { text-decoration: underline dotted 2px; text-underline-offset: 3px; }
-summary { cursor: pointer; font-weight: 600; padding: .5rem 0; }
+.case { padding: 1.2rem 0; border-top: 2px solid var(--line); }
+.case h4 { margin: 1rem 0 .3rem; font-size: .95rem; }
+.case h4:first-child { margin-top: 0; }
+.beside { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); column-gap: 1.8rem; align-items: start; }
 @media (max-width: 720px) {
-  .case { grid-template-columns: minmax(0, 1fr); }
+  .beside { grid-template-columns: minmax(0, 1fr); row-gap: 1rem; }
   table.wide thead { position: absolute; left: -9999px; }
   table.wide tr { display: block; border-bottom: 2px solid var(--ink); padding: .4rem 0; }
   table.wide td { display: grid; grid-template-columns: 7.5rem minmax(0, 1fr); gap: .5rem; border: 0; padding: .12rem 0;
@@ -92,8 +90,6 @@ summary { cursor: pointer; font-weight: 600; padding: .5rem 0; }
 }
 @media print {
   nav { display: none; }
-  .case { break-inside: avoid; }
-  details::details-content { content-visibility: visible; block-size: auto; }
 }
 {% endblock %}
 {% block head %}
@@ -174,39 +170,50 @@ typed in: it is computed, read from the run's settings, or a citation.</p>
 <details><summary>All {{ n_claims }} claims</summary>{{ claims(ledger) }}</details>
 
 <h2 id="s6">{{ sections[5] }}</h2>
-<p class="soft">Solid boxes: the truth of this data. Dashed boxes: the detector. Sentences are held against what the
-detector and the classifier found, not against the truth: {{ marks.supported }} supported, {{ marks.contradicted }}
-contradicted (underlined twice), {{ marks.unsupported }} left open, or given a side, without support (dotted); a
-sentence without a sign says nothing about the findings of the film. Probabilities are calibrated.</p>
-{% for case, url in cases %}
-<section class="case">
-<div><h3>{{ case.title }}</h3><img src="{{ url }}" alt="{{ case.alternative }}">
-<table><thead><tr><th scope="col">Finding</th><th scope="col">Probability</th><th scope="col">Said</th>
-<th scope="col">True</th></tr></thead><tbody>
-{% for name, probability, threshold, there in case.probabilities %}
-<tr><td>{{ name }}</td><td>{{ "%.2f" | format(probability) }} (from {{ "%.2f" | format(threshold) }})</td>
-<td>{{ "yes" if probability >= threshold else "no" }}</td><td>{{ "yes" if there else "no" }}</td></tr>
-{% endfor %}
-</tbody></table></div>
+<p class="soft">Each as a reader would get it, beside what is true. Sentences are held against what the detector and the
+classifier found, not against the truth: {{ marks.supported }} supported, {{ marks.contradicted }} contradicted
+(underlined twice), {{ marks.unsupported }} left open, or given a side, without support (dotted)
+{%- if marks.general is defined %}, {{ marks.general }} not about this film{% endif %}, {{ marks.neutral }} without a
+finding. Probabilities are calibrated. {{ legend }}</p>
+{% for case in cases %}
+<section class="case" aria-label="{{ case.title }}">
+<h3>{{ case.title }}</h3>
+<div class="beside">
 <div>
+<h4>Impression</h4>
+{{ parts.impression(case.impression) }}
+<h4>Findings</h4>
+{{ parts.findings(case.reading) }}
 {% for heading, text in case.texts %}
 <h4>{{ heading }}</h4>
-{% if text is string %}
-<blockquote class="plain">{{ text }}</blockquote>
-{% else %}
-<blockquote>
-{%- for sentence, status in text %}
-{% if status != "neutral" %}<b title="{{ status }}" aria-label="{{ status }}">{{ marks[status] }}</b> {% endif %}
-<span class="{{ status }}">{{ sentence }}</span>{{ " " }}
-{%- endfor %}
-</blockquote>
-{% endif %}
+{{ parts.text_or_sentences(text, marks, origins) }}
 {% endfor %}
 </div>
+<div>
+<figure class="picture">
+{{ parts.film(case.picture, case.alternative) }}
+<figcaption>Dashed: the detector, numbered as in the findings.
+{% if case.picture.truth %}Solid: the truth of this data:
+{% for letter, name, _ in case.picture.truth %}{{ letter }} {{ name }}{{ ", " if not loop.last else "." }}
+{% endfor %}{% else %}In truth there is no box.{% endif %}</figcaption>
+</figure>
+{{ parts.bars(case.bars, truth=true) }}
+</div>
+</div>
+<h4>About the findings, in general</h4>
+{{ parts.explained(case.reading, texts, notes) }}
+<h4>Other texts</h4>
+{% for heading, text in case.folded %}
+<details><summary>{{ heading }}</summary>{{ parts.text_or_sentences(text, marks, origins) }}</details>
+{% endfor %}
 </section>
 {% endfor %}
 
 <h2 id="s7">{{ sections[6] }}</h2>
+<p class="soft">Where the texts about causes, symptoms, tests and treatment come from.</p>
+{{ parts.sources(notes) }}
+
+<h2 id="s8">{{ sections[7] }}</h2>
 <dl>{% for name, value in facts.items() %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 {% endblock %}
 """
@@ -252,8 +259,8 @@ right.</figcaption>
 </figure>
 <h2>{{ "Probabilities of " ~ report.made_by.eyes if report.made_by.eyes else "Probabilities, calibrated" }}</h2>
 {{ parts.bars(report.findings | sort(attribute="probability", reverse=true)) }}
-<p class="soft">A finding is said whose probability reaches its mark, or that the detector has boxed; "No finding" is
-said where there is none. {{ legend }}</p>
+<p class="soft">A finding is said whose probability reaches its mark, or that the detector alone has boxed ("box"); "No
+finding" is said where there is none. {{ legend }}</p>
 </div>
 </div>
 
@@ -263,19 +270,17 @@ said where there is none. {{ legend }}</p>
 
 {% if report.report.system != "template" %}
 <h2>What the language model wrote</h2>
-{% set verified = report.report.verified if report.report.verified is defined else none %}
 <div class="beside">
 <div>
-{{ parts.sentences(verified if verified is not none else report.report.checked, marks, status_words) }}
-<p class="soft">A sentence that agrees with the models can still be wrong about the patient.</p>
+{{ parts.sentences(report.report.verified, marks, origins, status_words) }}
+<p class="soft">Held against the facts: a sentence that they contradict got another try, or gave way to a sentence of
+facts. One that agrees with the models can still be wrong about the patient.</p>
 </div>
 <div>
-{% if verified is not none %}
-<details><summary>As it was written, before it was checked</summary>
-{{ parts.sentences(report.report.checked, marks, status_words) }}</details>
-{% endif %}
+<details><summary>As written, before the check</summary>
+{{ parts.sentences(report.report.checked, marks, origins, status_words) }}</details>
 {{ parts.folded("Crude report of the image-to-text model", report.crude_report) }}
-{% if report.report.prompt is defined %}{{ parts.folded("Prompt", report.report.prompt) }}{% endif %}
+{{ parts.folded("Prompt", report.report.prompt) }}
 </div>
 </div>
 {% else %}

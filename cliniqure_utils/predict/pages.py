@@ -6,15 +6,8 @@ from cliniqure_utils.pages import film_with_boxes, render
 from cliniqure_utils.pages.templates import FILM, FILMS
 from cliniqure_utils.predict.writing import RunSettings
 from cliniqure_utils.reports import MARKS, age_in_words
-from cliniqure_utils.reports.reading import CERTAINTY_IN_WORDS, explained
+from cliniqure_utils.reports.reading import CERTAINTY_IN_WORDS, ORIGIN_WORDS, STATUS_WORDS, explained
 from cliniqure_utils.vocabulary import BOX
-
-STATUS_WORDS = {
-    "supported": "agrees with the classifier or the detector",
-    "contradicted": "contradicts the classifier and the detector",
-    "unsupported": "leaves open what neither shows, or tells a side that neither shows",
-    "neutral": "says nothing about this film's findings",
-}
 
 
 def film_page(report: Mapping, film: bytes, files: Mapping[str, str]) -> str:
@@ -41,6 +34,7 @@ def film_page(report: Mapping, film: bytes, files: Mapping[str, str]) -> str:
         files=files,
         marks=MARKS,
         status_words=STATUS_WORDS,
+        origins=ORIGIN_WORDS,
         age=age_in_words(report["film"]["age_years"]) or "age not given",
         origin=_origin(report["made_by"]),
     )

@@ -17,6 +17,15 @@ LARGE_EFFUSION = 0.4  # of the film's height: about half of a lung's
 ON_TOP = tuple(name for name in URGENT if name != "Consolidation")  # faint ones would be on top of a third of all films
 FIELDS = {"cause": "Causes", "symptoms": "Symptoms", "diagnostic_methods": "Tests",
           "treatment_options": "Treatment", "red_flags": "Red flags"}  # fmt: skip
+# What stands behind a sentence: its status (`checking.MARKS`), and in a verified text where it comes from.
+STATUS_WORDS = {
+    "supported": "agrees with the classifier or the detector",
+    "contradicted": "contradicts the classifier and the detector",
+    "unsupported": "leaves open what neither shows, or tells a side that neither shows",
+    "neutral": "says nothing about this film's findings",
+    "general": "not about this film",
+}
+ORIGIN_WORDS = {"model": "", "second try": "second try", "facts": "put here from the facts"}
 NOTHING = "None of the findings that the models look for is reported. That does not rule out disease."
 
 

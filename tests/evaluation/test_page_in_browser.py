@@ -13,7 +13,8 @@ import pytest
 
 from cliniqure_utils.evaluation import stress
 from cliniqure_utils.evaluation.page import Case, render_report
-from cliniqure_utils.figures.evaluate import plot_cases, plot_ledger, plot_stress
+from cliniqure_utils.figures.evaluate import plot_ledger, plot_stress
+from cliniqure_utils.reports import KNOWLEDGE
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LONG = "Pneumonoultramicroscopicsilicovolcanoconiosis" * 3  # a word wider than a telephone
@@ -92,9 +93,6 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    box = {"class_name": ["Nodule/Mass"], "x_min": [5.0], "y_min": [5.0], "x_max": [30.0], "y_max": [30.0]}
-    boxes = pd.DataFrame(box | {"score": [0.7]})
-    film = np.full((40, 40), 90, np.uint8)
     scores = pd.DataFrame(
         [
             {"report": 0, "source": "real", "kind": kind, "harmless": kind in stress.HARMLESS, "bleu_4": n / 10}
@@ -112,13 +110,29 @@ def page(tmp_path_factory):
             for n, status in enumerate(("not reproducible here", "contradicted", "reproduced on simulated data"))
         ]
     )  # fmt: skip
+    row = dict.fromkeys(KNOWLEDGE, LONG) | {
+        "finding": "Nodule/Mass",
+        "source": "https://" + LONG,
+        "source_date": "2026",
+    }
     case = Case(
         title="test film 1",
-        figure=plot_cases([film], [boxes], [boxes], [""]),
-        alternative="A film",
-        probabilities=[("Nodule/Mass", 0.731, 0.4, True)],
-        texts=[("Reference report", LONG), ("Final report", [("A nodule.", "supported"), (LONG, "contradicted")])],
-    )
+        film=np.full((40, 40), 90, np.uint8),
+        size=(40, 40),
+        truth=[("Nodule/Mass", (5.0, 5.0, 30.0, 30.0))],
+        probabilities=[("Nodule/Mass", 0.731, 0.4, True), ("Aortic enlargement", 0.1, 0.4, False)],
+        findings=[{"name": "Nodule/Mass", "probability": 0.731,
+                   "boxes": [{"score": 0.7, "side": "left", "zone": "mid", "box": [5.0, 5.0, 30.0, 30.0]}]},
+                  {"name": "Aortic enlargement", "probability": None,
+                   "boxes": [{"score": 0.7, "side": None, "zone": None, "box": [5.0, 5.0, 39.0, 39.0]}]}],
+        recommendations=[row],
+        texts=[
+            ("Reference report", LONG),
+            ("Final report", [{"sentence": "A nodule.", "status": "supported"},
+                              {"sentence": LONG, "status": "contradicted"}]),
+        ],
+        folded=[("Prompt", LONG * 4)],
+    )  # fmt: skip
     table7 = pd.DataFrame(
         {"Metric": ["IoU"], "Paper": [0.75], "This run": [0.7], "95% interval": ["0.650 to 0.750"],
          "Trivial baselines": ["mean box 0.772; whole image has no match"], "Reader against reader": ["0.68 to 0.70"],
@@ -129,6 +143,7 @@ def page(tmp_path_factory):
         figures=[("Ledger", "Claims.", plot_ledger(pd.Series({"reproduced": 3})))],
         ledger=ledger, cases=[case], facts={"Seed": 2024, "Folder": LONG},
         stress=stress.verdicts(order), stress_figure=plot_stress(order, stress.verdicts(order)),
+        thresholds={"Nodule/Mass": 0.4, "Aortic enlargement": 0.4},
     )  # fmt: skip
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(html, encoding="utf-8")
@@ -140,15 +155,17 @@ def test_the_page_fits_its_window_and_says_nothing_on_the_console(browser, page,
     browser.messages.clear()
     browser.requests.clear()
     browser.open(page, width)
+    browser.value("document.querySelectorAll('details').forEach(folded => folded.open = true)")
     assert browser.value("window.innerWidth") == width
     wide = browser.value(
-        "JSON.stringify([...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > "
-        "window.innerWidth + 1 && e.getBoundingClientRect().width > 0).map(e => e.tagName + '.' + e.className))"
+        "JSON.stringify([...document.querySelectorAll('body *:not(.unseen)')].filter("
+        "e => e.getBoundingClientRect().right > window.innerWidth + 1 "
+        "&& e.getBoundingClientRect().width > 0).map(e => e.tagName + '.' + e.className))"
     )
     assert json.loads(wide) == [], "these reach beyond the window"
     assert browser.value("document.documentElement.scrollWidth") <= width
     loaded = "[...document.images].every(i => i.complete && i.naturalWidth > 0) && document.images.length"
-    assert browser.value(loaded) == 3
+    assert browser.value(loaded) == 2
     assert browser.messages == []
     outside = [url for url in browser.requests if not url.startswith(("file://", "data:"))]
     assert outside == [], "the page must need nothing from a network"
@@ -163,12 +180,14 @@ def test_small_print_is_readable_on_a_telephone(browser, page):
     assert min(json.loads(sizes)) >= 12
 
 
-def test_all_claims_are_printed_although_they_are_folded_on_the_screen(browser, page):
+def test_what_is_folded_is_printed_although_they_are_folded_on_the_screen(browser, page):
     browser.open(page, 1280)
-    visible = "document.querySelector('details tbody').checkVisibility()"
-    assert browser.value(visible) is False
+    visible = (
+        "[...document.querySelectorAll('details tbody, details dl, details blockquote')].map(e => e.checkVisibility())"
+    )
+    assert browser.value(visible) == [False] * 3
     browser.call("Emulation.setEmulatedMedia", media="print")
-    assert browser.value(visible) is True
+    assert browser.value(visible) == [True] * 3
     assert browser.value("getComputedStyle(document.querySelector('nav')).display") == "none"
     browser.call("Emulation.setEmulatedMedia", media="")
     pdf = browser.call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)["data"]

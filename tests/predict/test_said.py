@@ -48,9 +48,7 @@ def test_a_finding_of_the_detector_alone_is_said_by_the_table_too(call, films):
     report, page, out = call(films / "one.dcm", least=1.1)
     boxed = {box["class_name"] for box in report["boxes"]}
     assert boxed and "There is" in report["report"]["facts"]
-    assert said_on(page) == {**dict.fromkeys(FINDINGS, "no"), "No finding": "no"} | dict.fromkeys(
-        boxed, "yes, by the detector"
-    )
+    assert said_on(page) == {**dict.fromkeys(FINDINGS, "no"), "No finding": "no"} | dict.fromkeys(boxed, "yes (box)")
     for entry in report["findings"]:
         assert (entry["present"], entry["detected"], entry["said"]) == (False, *[entry["name"] in boxed] * 2)
     structured = pydicom.dcmread(out / "one_report.dcm")
