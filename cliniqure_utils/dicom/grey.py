@@ -164,5 +164,5 @@ def _window(data, values: np.ndarray, used: np.ndarray, notes: list[str]) -> np.
             grey = np.clip((values - centre) / width + 0.5, 0, 1)
         if np.ptp(grey[used]) > 0.02:
             return grey
-    notes.append(f"unusable window (centre {centres}, width {widths}); the full range is used")
+    notes.append(f"unusable window (centre {centres or 'empty'}, width {widths or 'empty'}); the full range is used")
     return None

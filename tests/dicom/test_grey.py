@@ -1,5 +1,7 @@
 """One picture in every grey scale that headers describe must load as one picture."""
 
+import re
+
 import numpy as np
 import pydicom
 import pytest
@@ -28,17 +30,17 @@ def test_window_comes_before_polarity(write, tmp_path):
 
 
 UNUSABLE_WINDOWS = [
-    {"WindowCenter": 2000, "WindowWidth": 0},
-    {"WindowCenter": 2000},
-    {"WindowCenter": 2000, "WindowWidth": -5},
-    {"WindowCenter": "", "WindowWidth": ""},
+    ({"WindowCenter": 2000, "WindowWidth": 0}, "centre [2000.0], width [0.0]"),
+    ({"WindowCenter": 2000}, "centre [2000.0], width empty"),
+    ({"WindowCenter": 2000, "WindowWidth": -5}, "centre [2000.0], width [-5.0]"),
+    ({"WindowCenter": "", "WindowWidth": ""}, "centre empty, width empty"),
 ]
 
 
-@pytest.mark.parametrize("window", UNUSABLE_WINDOWS)
-def test_unusable_windows_fall_back_to_the_full_range_with_a_warning(write, tmp_path, window):
+@pytest.mark.parametrize(("window", "words"), UNUSABLE_WINDOWS)
+def test_unusable_windows_fall_back_to_the_full_range_with_a_warning(write, tmp_path, window, words):
     path = write(tmp_path / "odd.dcm", **window)
-    with pytest.warns(UserWarning, match="odd.dcm: unusable window"):
+    with pytest.warns(UserWarning, match=re.escape(f"odd.dcm: unusable window ({words})")):
         image = dicom.load_cxr(path)
     np.testing.assert_allclose(image, RAMP / 4095, atol=1e-5)
 
