@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from cliniqure_utils.course.grade.grading import Grade, Result
+from cliniqure_utils.course.grade.recompute import NUMBERS, PRINTED, TEXT_FILES
+from cliniqure_utils.course.grade.rework import NAME
 from cliniqure_utils.course.grade.run_folder import FAIL, NOTE
 
+# Failures that a class table shows before others: files that contradict the weights or the files they follow from. A
+# notebook that has not run stands before what could not be worked out for that reason.
+FIRST = (NAME, "finished", NUMBERS, *TEXT_FILES, PRINTED)
 MARKS = {"fail": "FAIL", "note": "note"}
 
 
@@ -32,7 +37,7 @@ def as_table(grade: Grade) -> list[str]:
 
 
 def as_class_table(results: Sequence[Result]) -> list[str]:
-    """A class on screen: per run the result, its checks and exercises, and what failed first."""
+    """A class on screen: per run the result, its checks and exercises, and the gravest failure."""
     rows = [("run", "result", "checks", "solved", "unsolved", "wrong", "first problem")]
     for result in results:
         if result.grade is None:
@@ -41,7 +46,8 @@ def as_class_table(results: Sequence[Result]) -> list[str]:
         counts = Counter(check.status for check in result.grade.checks)
         solved = Counter(exercise.verdict for exercise in result.grade.exercises)
         steps = [check.step for check in result.grade.checks]
-        failed = sorted((c for c in result.grade.checks if c.status == FAIL), key=lambda c: steps.index(c.step))
+        failed = [check for check in result.grade.checks if check.status == FAIL]
+        failed.sort(key=lambda c: (FIRST.index(c.name) if c.name in FIRST else len(FIRST), steps.index(c.step)))
         first = f"{failed[0].step}, {failed[0].name}: {failed[0].message}" if failed else ""
         rows.append(
             (result.folder, "passed" if result.grade.passed else "FAILED",

@@ -23,6 +23,7 @@ from cliniqure_utils.project import CannotStart
 from cliniqure_utils.record import parameters_of
 
 STEP = "07_evaluate"
+NUMBERS, PRINTED = "numbers worked out again", "printed outputs"
 # The text encoder's sums may differ from processor to processor in the sixth digit. The numbers are exact otherwise.
 TOLERANCE = 1e-4
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
@@ -45,7 +46,7 @@ def recompute(run: Run) -> tuple[list[Check], dict | None]:
     if notebook is None:
         return [], None
     if not run.entry(STEP):
-        return [Check(STEP, "numbers worked out again", FAIL, "not worked out: it has not run")], None
+        return [Check(STEP, NUMBERS, FAIL, "not worked out: it has not run")], None
     with tempfile.TemporaryDirectory() as place:
         # The notebook prints the folder's name, as it was then: a run that is handed in may be renamed.
         recorded = parameters_of(run.record, STEP).get("run_dir")
@@ -64,7 +65,7 @@ def recompute(run: Run) -> tuple[list[Check], dict | None]:
         except CannotStart as error:
             problems.append(str(error))
         if problems:  # with two million resamples, say, it would run for days
-            return [Check(STEP, "numbers worked out again", FAIL, f"not worked out: {problems[0]}")], None
+            return [Check(STEP, NUMBERS, FAIL, f"not worked out: {problems[0]}")], None
         kept = parameters.keys() - HERE
         changed = {key: parameters[key] for key in kept if parameters[key] != notebook.defaults[key]}
         try:
@@ -74,7 +75,7 @@ def recompute(run: Run) -> tuple[list[Check], dict | None]:
             if failed.failure.error == "MissingEncoder":
                 raise CannotStart(f"{STEP} cannot run here: {failed.failure.message}") from None
             message = f"{STEP} cannot work with the run's files: {failed.failure.error}: {failed.failure.message}"
-            return [Check(STEP, "numbers worked out again", FAIL, message.splitlines()[0][:300])], None
+            return [Check(STEP, NUMBERS, FAIL, message.splitlines()[0][:300])], None
         metrics = json.loads((folder / STEP / "metrics.json").read_text(encoding="utf-8"))
         cells = map(tidy_cell, json.loads(copy.read_text(encoding="utf-8"))["cells"])
         again = [cell for cell in cells if cell is not None]
@@ -84,16 +85,15 @@ def recompute(run: Run) -> tuple[list[Check], dict | None]:
 
 def _compare_metrics(run: Run, metrics: dict) -> Check:
     own = run.metrics.get(STEP)
-    name = "numbers worked out again"
     if own is None:
-        return Check(STEP, name, FAIL, "metrics.json is missing or cannot be read")
+        return Check(STEP, NUMBERS, FAIL, "metrics.json is missing or cannot be read")
     wrong = [key for key in sorted(set(own) | set(metrics)) if not _same_entry(own, metrics, key)]
     if not wrong:
-        return Check(STEP, name, PASS, f"{len(metrics)} numbers of metrics.json follow from the files")
+        return Check(STEP, NUMBERS, PASS, f"{len(metrics)} numbers of metrics.json follow from the files")
     wrong.sort(key=lambda key: not key.startswith("table7/"))
     shown = [f"{key} is {_show(own, key)} in metrics.json, {_show(metrics, key)} from the files" for key in wrong[:2]]
     more = f" (and {len(wrong) - 2} more)" if len(wrong) > 2 else ""
-    return Check(STEP, name, FAIL, "; ".join(shown) + more)
+    return Check(STEP, NUMBERS, FAIL, "; ".join(shown) + more)
 
 
 def _same_entry(own: dict, metrics: dict, key: str) -> bool:
@@ -125,9 +125,8 @@ def _compare_files(run: Run, folder: Path) -> Iterator[Check]:
 
 def _compare_copy(run: Run, notebook: Notebook, again: list[dict]) -> Check:
     """What the executed copy shows, against what the notebook shows when it runs on the same files."""
-    name = "printed outputs"
     if run.copies[STEP] is None:
-        return Check(STEP, name, FAIL, "there is no executed copy")
+        return Check(STEP, PRINTED, FAIL, "there is no executed copy")
     made = match_cells(notebook.code, notebook.ids, again).cells
     for number, cells in enumerate(zip(run.matched[STEP].cells, made, strict=True), start=1):
         if None in cells or cells[0]["source"].strip() != cells[1]["source"].strip():  # an answered exercise
@@ -135,9 +134,9 @@ def _compare_copy(run: Run, notebook: Notebook, again: list[dict]) -> Check:
         texts = [shown_text(cell) for cell in cells]
         if not same_text(*texts):
             return Check(
-                STEP, name, FAIL, f"code cell {number} shows what the files do not give: {_first_difference(*texts)}"
+                STEP, PRINTED, FAIL, f"code cell {number} shows what the files do not give: {_first_difference(*texts)}"
             )
-    return Check(STEP, name, PASS, "follow from the files")
+    return Check(STEP, PRINTED, PASS, "follow from the files")
 
 
 def shown_text(cell: dict) -> str:
