@@ -195,6 +195,8 @@ def _read(text: str) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     denied: dict[str, set[str]] = {}
     for mention in labeller.find_mentions(text):
         absent = mention.status == labeller.ABSENT
+        if absent and mention.zones:  # "the bases are clear" is silent on the rest
+            continue
         sides = {"both": _BOTH, None: _BOTH if absent else set()}.get(mention.side, {mention.side})
         (denied if absent else stated).setdefault(mention.finding, set()).update(sides)
     for names in labeller.denies_the_unnamed(text).values():

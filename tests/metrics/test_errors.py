@@ -144,3 +144,15 @@ def test_what_cannot_be_compared_is_refused():
             metrics.paired_error_difference(one, other)
     with pytest.raises(ValueError, match="expected one prediction per reference"):
         metrics.report_errors(references=["a"], predictions=[])
+
+
+@pytest.mark.parametrize("reference, prediction, omitted, contradicted", [
+    ("There is a nodule.", "The lungs are clear.", 0, 1),
+    ("There is a left effusion.", "The lungs are clear.", 1, 0),  # the pleura is no lung
+    ("Upper zone fibrosis.", "The lung bases are clear.", 1, 0),  # silent on the rest
+])  # fmt: skip
+def test_clear_lungs_deny_the_findings_of_the_lung_and_clear_bases_only_theirs(
+    reference, prediction, omitted, contradicted
+):
+    (row,) = metrics.report_errors(references=[reference], predictions=[prediction]).itertuples()
+    assert (row.omitted, row.contradicted) == (omitted, contradicted)
