@@ -97,7 +97,7 @@ def predict(
     out_dir.mkdir(parents=True, exist_ok=True)
 
     names, shown = report_names(paths), shown_names([*paths, *(path for path, _ in unread)])
-    rows, rejected = [], []
+    rows, rejected, first_with = [], [], {}
 
     def refuse(path: Path, reason: str) -> None:
         said = f"{shown[path]}: {printable(reason.removeprefix(f'{path.name}: '))}"
@@ -117,6 +117,11 @@ def predict(
                         refuse(path, reason)
                     else:
                         film["source"] = shown[path]
+                        first = first_with.setdefault(film["uid_key"] or path, shown[path])
+                        if first != shown[path]:
+                            said = f"the same SOP Instance UID as {first}, which should be of one film alone"
+                            film["notes"] = [*film["notes"], said]
+                            print(f"note: {shown[path]}: {said}")
                         films.append((path, film))
                 grounds = [evidence_of(film, settings, texts.get(path, symptoms)) for path, film in films]
                 prose = writer.write(grounds) if writer and films else [None] * len(films)

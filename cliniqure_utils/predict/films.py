@@ -48,7 +48,7 @@ def stream_films(
         calibrated; with `eyes` those that they know, as they say them), beside (what `eyes` say that is none of the
         15), unfamiliar (unlike the films that the run's models know; None where the run cannot tell), few_greys
         (`has_few_greys`), boxes (DataFrame in the form of predictions.csv), crude_report, shown (uint8, longest side at
-        most 1024), key (of the file's content).
+        most 1024), key (of the file's content), uid_key (hash of the SOP Instance UID, None where there is none).
 
     Raises:
         MissingInput: The run lacks a model; the message names the notebook that makes it.
@@ -142,6 +142,7 @@ def _said_of(path: Path, models: tuple) -> dict:
         "crude_report": cmn.to_prose(reporter.tokenizer.decode(ids.tolist())),
         "shown": shown,
         "key": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "uid_key": facts["uid_key"],
     }
 
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 from cliniqure_utils import cli, pretrained
 from cliniqure_utils.predict import writing
@@ -91,3 +92,17 @@ def test_a_film_of_the_known_kind_is_not(films, run, tmp_path):
     said = written(films, folder, tmp_path / "out")
     assert json.loads(said["one_report.json"])["film"]["unfamiliar"] is False
     assert not any("looks unlike" in text for text in said.values())
+
+
+def test_a_film_with_the_identifier_of_another_says_so(write_dicom, grey, run_dir, tmp_path, capsys):
+    for name, uid in (("a", "1.2.3"), ("b", "1.2.3"), ("c", "1.2.4")):
+        write_dicom(tmp_path / f"{name}.dcm", np.roll(grey, ord(name), 0), SOPInstanceUID=uid)
+    Image.fromarray(grey).save(tmp_path / "d.png")  # pictures have none, which is no common one
+    Image.fromarray(grey).save(tmp_path / "e.png")
+    out = tmp_path / "out"
+    assert cli.main(["predict", str(tmp_path), "--run-dir", str(run_dir), "--out", str(out), "--no-llm"]) == 0
+    said = "the same SOP Instance UID as a.dcm, which should be of one film alone"
+    notes = {name: json.loads((out / f"{name}_report.json").read_text())["film"]["notes"] for name in "abcde"}
+    assert [name for name in "abcde" if said in notes[name]] == ["b"]
+    assert said in (out / "b_report.html").read_text().replace("\n", " ")
+    assert [line for line in capsys.readouterr().out.splitlines() if said in line] == [f"note: b.dcm: {said}"]
