@@ -56,8 +56,8 @@ def _prompt(evidence: Evidence, findings, boxes, crude: str) -> str:
 
 
 def _detected(boxes) -> str:
-    """Boxes in words, one entry per finding with its best score: "Pleural effusion 0.81 in the left lower zone and right
-    lower zone"."""
+    """Boxes in words, one entry per finding with its best score: "Pleural effusion 0.81 in the left lower zone and
+    right lower zone"."""
     best: dict[str, float] = {}
     places: dict[str, list[str]] = {}
     for name, score, place in boxes:  # best first
