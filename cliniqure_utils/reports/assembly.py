@@ -67,7 +67,10 @@ def template_report(evidence: Evidence) -> str:
 
 
 def fact_sentences(evidence: Evidence) -> dict[str, str]:
-    """Finding of the evidence -> its sentence in the template's report, in class order."""
+    """Finding of the evidence -> its sentence in the template's report, in class order.
+
+    "(possible)" where the probability is below one half or only the detector has it, as `reading.certainty` says.
+    """
     probability = dict(evidence.findings)
     sentences = {}
     for name in FINDINGS:
@@ -75,8 +78,8 @@ def fact_sentences(evidence: Evidence) -> dict[str, str]:
             continue
         places = list(dict.fromkeys(w for n, _, w in evidence.boxes if n == name and w != "midline"))
         where = f" in the {' and the '.join(places)}" if places else ""
-        certainty = f" (probability {probability[name]:.2f})" if name in probability else ""
-        sentences[name] = f"There is {_in_prose(name)}{where}{certainty}."
+        weak = " (possible)" if probability.get(name, 0) < 0.5 else ""
+        sentences[name] = f"There is {_in_prose(name)}{where}{weak}."
     return sentences
 
 

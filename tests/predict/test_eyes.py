@@ -38,7 +38,7 @@ def test_eyes_say_what_they_know_and_the_run_the_rest(films, run_dir, predicted,
     assert [name for name, entry in said.items() if entry["present"]] == ["Pleural effusion"]
     assert said["Pleural effusion"]["probability"] == pytest.approx(0.99, abs=0.01)
     assert all(entry["threshold"] == 0.5 for entry in said.values())
-    assert "a pleural effusion (probability 0.99)" in report["report"]["facts"]
+    assert "There is a pleural effusion" in report["report"]["facts"]
     assert report["film"]["notes"] == [
         "torchxrayvision's network also says what is no finding of this project: Fracture (0.99)"
     ]

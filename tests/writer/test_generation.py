@@ -82,7 +82,7 @@ def test_verified_writing_asks_the_model_itself_and_takes_facts_where_it_talks_n
     asked = generation.ask_again(model, tokenizer, ["Film a?", "Film b?"], batch_size=4, seed=1)
     texts = ["The heart is of normal size. The lungs are clear of consolidation.", "No effusion. There is a nodule."]
     sick, well = verify_texts(films, texts, asked)
-    assert sick.text == "The heart is of normal size. There is consolidation (probability 0.80)."
+    assert sick.text == "The heart is of normal size. There is consolidation."
     assert well.text == "No effusion." and well.set_aside[0]["instead"] is None
     assert sick.tries == well.tries == 2
     assert asked([1, 0], ["", "No."], 0) == [asked([1], [""], 0)[0], asked([0], ["No."], 0)[0]]
