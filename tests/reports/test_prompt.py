@@ -8,9 +8,10 @@ from cliniqure_utils.vocabulary import FINDINGS
 
 def test_the_prompt_holds_all_four_inputs_and_asks_for_what_the_paper_asks(evidence):
     prompt, left_out = build_prompt(evidence)
-    for part in ("54 years, female", "swollen ankles", "Cardiomegaly 0.91", "Pleural effusion 0.80 in the left lower zone",
-                 "the heart is enlarged", "underlying causes", "associated symptoms", "diagnostic methods",
-                 "treatment options"):  # fmt: skip
+    for part in (
+        "54 years, female", "swollen ankles", "Cardiomegaly 0.91", "Pleural effusion 0.80 in the left lower zone",
+        "the heart is enlarged", "underlying causes", "associated symptoms", "diagnostic methods", "treatment options",
+    ):  # fmt: skip
         assert part in prompt
     assert left_out == 0
     assert "unknown" in build_prompt(Evidence("b"))[0] and "No finding" in build_prompt(Evidence("b"))[0]
