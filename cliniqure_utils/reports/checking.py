@@ -24,8 +24,8 @@ PROBLEMS = (
 # zones by the ribs, `place_in_words` by the film.
 NEAR_BORDER = 0.05
 # The tallest box of a "large" effusion is at least this high, that of a "small" one lower than the second, as shares of
-# the film's height. Between the two each word passes. From the cohort, whose words go by volume; the line is thin, since
-# a box grows slower than the fluid: the smallest large ones have 0.38, all but one of 23 small ones less than 0.36.
+# the film's height. Between the two each word passes. From the cohort, whose words go by volume; the line is thin, as a
+# box grows slower than the fluid: the smallest large ones have 0.38, all but one of 23 small ones less than 0.36.
 LEAST_LARGE, MOST_SMALL = 0.36, 0.375
 _BOTH = frozenset({"left", "right"})
 
