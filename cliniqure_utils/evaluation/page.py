@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cliniqure_utils import reports
-from cliniqure_utils.evaluation.ledger import STATUSES
+from cliniqure_utils.evaluation.ledger import STATUSES, is_transcribed
 from cliniqure_utils.pages import data_url, figure_png, film_with_boxes, pixels_png, render
 from cliniqure_utils.pages.templates import RUN
 from cliniqure_utils.reports.reading import CERTAINTY_IN_WORDS, ORIGIN_WORDS, explained, impression, reading_order
@@ -103,7 +103,8 @@ def render_report(
     shown = [_shown(case, thresholds) for case in cases]
     in_order = [row for case in shown for row in case["rows"]]
     texts, notes = explained(in_order)
-    counts = [(status, int((ledger.status == status).sum())) for status in STATUSES]
+    transcribed = is_transcribed(ledger.evidence_kind)
+    counts = [(status, int((ledger.status[~transcribed] == status).sum())) for status in STATUSES]
     return render(
         RUN,
         title,
@@ -114,6 +115,7 @@ def render_report(
         figures=[(name, caption, _embedded(figure)) for name, caption, figure in figures],
         counts=[(status, count) for status, count in counts if count],
         n_claims=len(ledger),
+        n_transcribed=int(transcribed.sum()),
         contradicted=ledger[ledger.status == "contradicted"].to_dict("records"),
         ledger=ledger.to_dict("records"),
         cases=shown,

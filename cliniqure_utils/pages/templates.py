@@ -145,7 +145,8 @@ cells are noticed.</figcaption></figure>
 
 <h2 id="s5">{{ sections[4] }}</h2>
 <p>{{ n_claims }} numbers and statements of the paper, each looked up in this run. Nothing in the column "this run" is
-typed in: it is computed, read from the run's settings, or a citation.</p>
+typed in: it is computed, read from the run's settings, or a citation. The {{ n_transcribed }} that are cells of a table
+or settings, and only transcribed, are listed but not counted here.</p>
 <ul class="counts">{% for status, count in counts %}<li><b>{{ count }}</b> {{ status }}</li>{% endfor %}</ul>
 {% macro claims(rows) %}
 <table class="wide">
@@ -279,6 +280,11 @@ facts. One that agrees with the models can still be wrong about the patient.</p>
 <div>
 <details><summary>As written, before the check</summary>
 {{ parts.sentences(report.report.checked, marks, origins, status_words) }}</details>
+{% if report.report.set_aside %}
+<details><summary>Not kept, and why</summary>
+<ul>{% for entry in report.report.set_aside %}<li>{{ entry.sentence }} <span class="soft">({{ entry.why }})</span></li>
+{% endfor %}</ul></details>
+{% endif %}
 {{ parts.folded("Crude report of the image-to-text model", report.crude_report) }}
 {{ parts.folded("Prompt", report.report.prompt) }}
 </div>
@@ -313,6 +319,10 @@ FILMS = """\
 th, td { overflow-wrap: break-word; }
 td.name { min-width: 9rem; max-width: 24rem; }
 td.film-picture { width: 8.5rem; }
+@media (max-width: 720px) {
+  th, td { overflow-wrap: anywhere; }
+  td.name { min-width: 0; } td.film-picture { width: 5.5rem; }
+}
 {% endblock %}
 {% block head %}
 {% if learnt_from %}<p>{{ learnt_from }}</p>{% endif %}

@@ -68,15 +68,15 @@ def html():
     )  # fmt: skip
     ledger = pd.DataFrame(
         {
-            "source": ["Table 7", "4.1"],
-            "claim": ["Detection IoU", ATTACK],
-            "paper_value": ["0.75", ""],
-            "value": ["0.71", "a source"],
-            "status": ["not reproducible here", "contradicted"],
-            "evidence_kind": ["computed", "cited"],
-            "note": ["", ATTACK],
-            "notebook": ["07_evaluate", "04_crude_report"],
-            "cell": ["07-23", ""],
+            "source": ["Table 7", "4.1", "Table 6"],
+            "claim": ["Detection IoU", ATTACK, "LoRA rank"],
+            "paper_value": ["0.75", "", "8"],
+            "value": ["0.71", "a source", "8"],
+            "status": ["not reproducible here", "contradicted", "reproduced"],
+            "evidence_kind": ["computed", "cited", "setting"],
+            "note": ["", ATTACK, ""],
+            "notebook": ["07_evaluate", "04_crude_report", "05_finetune_llm"],
+            "cell": ["07-23", "", "05-01"],
         }
     )
     return render_report(
@@ -128,6 +128,13 @@ def test_planted_markup_is_text(html):
     assert "".join(page.text).count(ATTACK) == 10, "headline, claim, note (twice each), fact, texts, metric, source"
     assert 'Truth: Other &#34;lesion&#34;."' in html
     assert "A run &amp; its numbers" in html and "The heart is &lt; 50%" in html
+
+
+def test_a_transcribed_claim_is_listed_and_not_counted(html):
+    counted = re.findall(r"<li><b>(\d+)</b> ([^<]+)</li>", html)
+    assert counted == [("1", "not reproducible here"), ("1", "contradicted")]
+    text = " ".join("".join(Page(html).text).split())
+    assert "3 numbers and statements of the paper" in text and "The 1 that are cells" in text and "LoRA rank" in text
 
 
 def test_pictures_are_png_and_described(html):
