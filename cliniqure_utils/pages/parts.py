@@ -153,6 +153,7 @@ PARTS = """\
 {% set origin = origins[entry.origin] if entry.origin is defined else "" %}
 {% set behind = [words[entry.status] if words else "", origin] | select | join("; ") %}
 <li><b title="{{ entry.status }}" aria-label="{{ entry.status }}">{{ marks[entry.status] }}</b>
+{#- no blank: it would move the first line against the others -#}
 <span class="{{ entry.status }}">{{ entry.sentence }}</span>
 {% if behind %}<span class="soft">({{ behind }})</span>{% endif %}</li>
 {% else %}

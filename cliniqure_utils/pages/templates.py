@@ -41,6 +41,7 @@ dd { margin: 0; }
   body { font-size: 10.5pt; max-width: none; padding: 0; }
   h2 { break-after: avoid; }
   figure, tr, li, img { break-inside: avoid; }
+  dl { grid-template-columns: 3.5cm minmax(0, 1fr); }
 }
 {% block style %}{% endblock %}
 </style>
@@ -233,7 +234,7 @@ h2 { font-size: 1.15rem; margin: 1.6rem 0 .5rem; }
 @media (max-width: 720px) { .film, .beside { grid-template-columns: minmax(0, 1fr); row-gap: 1rem; } }
 @media print {
   .film, .beside { display: block; }
-  .picture { max-width: 12cm; margin: .5cm 0; }
+  .picture { max-width: 10cm; margin: .5cm 0; }
   .back { display: none; }
 }
 {% endblock %}

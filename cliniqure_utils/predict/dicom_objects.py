@@ -109,7 +109,8 @@ def structured_report(report: Mapping, boxes: np.ndarray, capture, content: str)
     comment += (report["film"]["warning"],)
     for name, text in (
         (codes.DCM.Comment, " ".join(filter(None, comment))),
-        (Code("PROSE", SCHEME, "Prose of the language model, unchecked sentences included"), _prose(report)),
+        (Code("VERIFIED", SCHEME, "Prose of the language model after the check"), _verified(report)),
+        (Code("PROSE", SCHEME, "Prose of the language model, as written"), _prose(report)),
         (Code("CRUDE", SCHEME, "Crude report of the image-to-text model"), clean_field(report["crude_report"])),
         (Code("MODELS", SCHEME, "Run, commit and weights"), _models(made_by)),
     ):
@@ -242,6 +243,12 @@ def _number(value: str, meaning: str, number: float):
     from highdicom import sr
 
     return sr.Measurement(name=Code(value, SCHEME, meaning), value=float(number), unit=codes.UCUM.NoUnits)
+
+
+def _verified(report: Mapping) -> str:
+    if report["report"]["system"] == "template":
+        return ""
+    return clean_field(" ".join(entry["sentence"] for entry in report["report"]["verified"]), 4000)
 
 
 def _prose(report: Mapping) -> str:

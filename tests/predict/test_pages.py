@@ -103,6 +103,16 @@ def test_every_text_of_the_table_names_notes_that_are_there(report):
         assert expected <= {source for _, source in notes}
 
 
+def test_the_text_after_the_check_stands_before_the_text_as_written(report):
+    told = report["report"]
+    told["verified"] = [{"sentence": "Kept.", "status": "supported", "origin": "second try"}]
+    told["set_aside"] = [{"sentence": "Wrong.", "why": "against the evidence"}]
+    text = words_of(pages.film_page(report, b"", {}))
+    at = [text.index(words) for words in ("Kept. (agrees with", "; second try)", "As written, before the check",
+                                          "Wrong. (against the evidence)", "Prompt")]  # fmt: skip
+    assert at == sorted(at) and told["prompt"].split("\n")[0] in text
+
+
 def test_what_no_source_says_is_not_shown(report):
     row = next(row for row in report["report"]["recommendations"] if row["finding"] == "Pneumothorax")
     row["treatment_options"] = ""
