@@ -56,14 +56,10 @@ def _prompt(evidence: Evidence, findings, boxes, crude: str) -> str:
 
 
 def _detected(boxes) -> str:
-    """Boxes in words, one entry per finding with its best score: "Pleural effusion 0.81 in the left lower zone and
-    right lower zone"."""
-    best: dict[str, float] = {}
+    """Boxes in words, one entry per finding: "Pleural effusion in the left lower zone and right lower zone"."""
     places: dict[str, list[str]] = {}
-    for name, score, place in boxes:  # best first
-        best.setdefault(name, score)
+    for name, _, place in boxes:
         places.setdefault(name, [])
         if place != "midline" and place not in places[name]:
             places[name].append(place)
-    entries = ((f"{name} {best[name]:.2f}", found) for name, found in places.items())
-    return ", ".join(f"{entry} in the {' and '.join(found)}" if found else entry for entry, found in entries)
+    return ", ".join(f"{name} in the {' and '.join(found)}" if found else name for name, found in places.items())

@@ -43,9 +43,7 @@ ONE_STEP = {  # as many training films as one step takes
     "03_classify.n_epochs": 1,
     "04_crude_report.n_steps": 1,
     "05_finetune_llm.seq_cls_epochs": 1,
-    "05_finetune_llm.causal_epochs": 1,
-    "05_finetune_llm.max_reports": 16,
-    "05_finetune_llm.n_indiana": 4,
+    "05_finetune_llm.causal_steps": 2,  # notebook 05 writes the loss down at every second step
     "05_finetune_llm.least_rows": 10,  # our own table
 }
 SMALL = {  # what would take minutes on two cores

@@ -38,7 +38,7 @@ def test_the_answer_tells_the_truth_that_the_evidence_shows_and_passes_over_what
     for seed in range(8):
         prompt, answer = writer.film_pair(seen, np.random.default_rng(seed), Words())
         assert "Classified: Pleural effusion 0." in prompt and "Cardiomegaly 0." in prompt
-        assert "Detected: Pleural effusion 0.90 in the left lower zone" in prompt
+        assert "Detected: Pleural effusion in the left lower zone" in prompt
         mentions = {m.finding: m for m in labeller.find_mentions(answer) if m.status == labeller.PRESENT}
         assert set(mentions) == {"Pleural effusion"}, "one that is there, and not what was seen wrongly or was missed"
         assert mentions["Pleural effusion"].side == "left"
