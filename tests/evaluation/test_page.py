@@ -156,7 +156,7 @@ def test_numbers_statuses_and_gaps_are_shown(html):
 def test_sentences_are_marked_by_a_sign_and_a_line(html):
     page = Page(html)
     text = " ".join("".join(page.text).split())
-    assert "✓ A nodule. ✗ <b>A lie.</b> ? Maybe. · So." in text and "✓ A nodule. (put here from the facts)" in text
+    assert "✓A nodule. ✗<b>A lie.</b> ?Maybe. ·So." in text and "✓A nodule. (put here from the facts)" in text
     classes = [a.get("class") for tag, a in page.tags if tag == "span"]
     assert [c for c in classes if c in ("supported", "contradicted", "unsupported", "neutral")] == [
         "supported", "contradicted", "unsupported", "neutral", "supported",
