@@ -7,12 +7,15 @@ from pathlib import Path
 import pandas as pd
 
 from cliniqure_utils.reports.checking import check_sentences, count_problems, omitted_findings
-from cliniqure_utils.reports.evidence import Evidence
+from cliniqure_utils.reports.evidence import Evidence, noun_of
 from cliniqure_utils.vocabulary import DISCLAIMER, FINDINGS
 
 KNOWLEDGE = ("cause", "symptoms", "diagnostic_methods", "treatment_options", "red_flags")
 # Who wrote a sentence of a verified text: the language model at once, at a second try, or nobody: a sentence of facts.
 ORIGINS = MODEL, SECOND_TRY, FACTS = "model", "second try", "facts"
+_ARTICLES = dict.fromkeys(("Nodule/Mass", "Lung Opacity", "Pleural effusion", "Pneumothorax"), "a ") | {
+    "Other lesion": "some "
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,8 @@ def fact_sentences(evidence: Evidence) -> dict[str, str]:
         places = list(dict.fromkeys(w for n, _, w in evidence.boxes if n == name and w != "midline"))
         where = f" in the {' and the '.join(places)}" if places else ""
         weak = " (possible)" if probability.get(name, 0) < 0.5 else ""
-        sentences[name] = f"There is {_in_prose(name)}{where}{weak}."
+        sentences[name] = f"There is {_ARTICLES.get(name, '')}{noun_of(name)}{where}{weak}."
     return sentences
-
-
-def _in_prose(name: str) -> str:
-    return {"ILD": "interstitial lung disease", "Nodule/Mass": "a nodule or mass", "Lung Opacity": "a lung opacity",
-            "Pleural effusion": "a pleural effusion", "Pneumothorax": "a pneumothorax",
-            "Other lesion": "some other lesion"}.get(name, name.lower())  # fmt: skip
 
 
 def facts_of(evidence: Evidence) -> list[dict]:

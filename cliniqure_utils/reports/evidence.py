@@ -58,6 +58,11 @@ def clean_field(value, limit: int = FIELD_LIMIT) -> str:
     return text if len(text) <= limit else text[: limit - 1].rsplit(" ", 1)[0] + "…"
 
 
+def noun_of(name: str) -> str:
+    """A finding in the middle of a sentence, without an article: "interstitial lung disease", "pleural effusion"."""
+    return {"ILD": "interstitial lung disease", "Nodule/Mass": "nodule or mass"}.get(name, name.lower())
+
+
 def age_in_words(years: float | None) -> str:
     """ "54 years", of a small child "7 months"; "" where the age is not known."""
     if years is None or years != years:

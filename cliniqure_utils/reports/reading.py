@@ -5,6 +5,7 @@ One place decides it for every page and for the DICOM report. Source: ours.
 
 from collections.abc import Mapping, Sequence
 
+from cliniqure_utils.reports.evidence import noun_of
 from cliniqure_utils.vocabulary import URGENT
 
 CERTAINTIES = ("possible", "probable", "very probable")
@@ -131,17 +132,13 @@ def _urgent(fact: Mapping, height: float) -> bool:
     return max(heights, default=0.0) >= LARGE_EFFUSION
 
 
-def _noun(name: str) -> str:
-    return {"ILD": "interstitial lung disease", "Nodule/Mass": "nodule or mass"}.get(name, name.lower())
-
-
 def _sentence(entry: Mapping) -> str:
     places = [place for place in entry["places"] if place != "midline"]
     where = f" in the {' and the '.join(places)}" if places else ""
     alone = {"detector": ", seen by the detector alone", "classifier": ", without a box"}.get(entry["seen_by"], "")
-    return f"{entry['certainty'].capitalize()} {_noun(entry['name'])}{where}{alone}."
+    return f"{entry['certainty'].capitalize()} {noun_of(entry['name'])}{where}{alone}."
 
 
 def _short(entry: Mapping) -> str:
     sides = sorted({place.split()[0] for place in entry["places"]} & {"left", "right"})
-    return _noun(entry["name"]) + {0: "", 1: f" ({''.join(sides)})", 2: " (both sides)"}[len(sides)]
+    return noun_of(entry["name"]) + {0: "", 1: f" ({''.join(sides)})", 2: " (both sides)"}[len(sides)]

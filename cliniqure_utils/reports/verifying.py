@@ -25,18 +25,18 @@ REASONS = AGAINST, REPEATED, AFTERWARDS, UNFINISHED = (
 Ask = Callable[[Sequence[int], Sequence[str], int], Sequence[Sequence[str]]]
 
 
-def verify_texts(evidence: Sequence[Evidence], texts: Sequence[str], ask: Ask) -> list[Verified]:
+def verify_texts(evidence: Sequence[Evidence], texts: Sequence[str], ask: Ask | None) -> list[Verified]:
     """Check texts against the evidence and mend them; all films that need another sentence are asked about together.
 
     Args:
         texts: As written, one for each film of `evidence`.
-        ask: The language model, by `writer.generation.next_sentences`.
+        ask: The language model, by `writer.generation.ask_again`; None: no second try, facts at once.
 
     Returns:
         One result per film, in order.
     """
     films = [_Film(known, labeller.split_sentences(text)) for known, text in zip(evidence, texts, strict=True)]
-    for number in range(ROUNDS):
+    for number in range(ROUNDS if ask else 0):
         asked = [n for n, film in enumerate(films) if film.needs_a_sentence()]
         if not asked:
             break

@@ -82,6 +82,13 @@ def test_facts_take_the_place_where_no_drawn_sentence_is_good(evidence, drawn):
     assert result.tries == 1 and result.set_aside[0]["instead"] == "facts"
 
 
+def test_where_nobody_is_asked_facts_take_the_place_at_once(evidence):
+    text = "The heart is enlarged. There is a right pleural effusion. No effusion. There is a pneumothorax."
+    (result,) = verify_texts([evidence], [text], None)
+    assert result.text == f"The heart is enlarged. {EFFUSION}"
+    assert result.tries == 0 and [entry["instead"] for entry in result.set_aside] == ["facts", None, None]
+
+
 def test_a_finding_that_the_evidence_does_not_hold_goes_without_a_word_of_facts_and_is_listed(evidence):
     result = verify(evidence, "The heart is enlarged. There is a pneumothorax. Follow-up is advised.")
     assert result.text == "The heart is enlarged. Follow-up is advised."

@@ -31,9 +31,8 @@ PROBABILITY = 0.02  # largest difference of a probability, and of a box's score 
 LEAST_SCORE = 0.012  # of a box that is compared: notebook 02 writes from .01, and here its partner may lie below that
 LIKELY = 0.1  # score from which boxes are counted on their own, too
 LEAST_IOU = 0.9  # of the same box worked out twice
-ODD_BOXES = (
-    0.05  # share without a partner: of two that overlap a digit decides which is dropped; 1 to 2 % with 10-bit numbers
-)
+# Share of boxes without a partner: of two that overlap, a digit decides which is dropped; 1 to 2 % with 10-bit numbers.
+ODD_BOXES = 0.05
 LOSS = 0.02  # mean negative log probability of a word by which another text may be less likely than ours: a near tie
 
 
