@@ -23,6 +23,8 @@ def faults():
 
 if {asked}:
     cliniqure_utils.process.keep_freed_memory()
+if {undone}:
+    cliniqure_utils.process.keep_freed_memory(False)
 for _ in range(2):
     np.full(2**23, 1.5)
 before = faults()
@@ -32,10 +34,10 @@ print(faults() - before)
 """
 
 
-def fresh_pages(asked: bool = True, **variables: str) -> int:
+def fresh_pages(asked: bool = True, undone: bool = False, **variables: str) -> int:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
     ended = subprocess.run(
-        [sys.executable, "-c", PAGES.format(asked=asked)],
+        [sys.executable, "-c", PAGES.format(asked=asked, undone=undone)],
         env=kept | variables,
         capture_output=True,
         text=True,
@@ -52,6 +54,11 @@ def test_freed_memory_is_used_again():
 @glibc
 def test_an_import_alone_changes_nothing():
     assert fresh_pages(asked=False) > 20 * 16384 / 512  # numpy asks for huge pages where the system has them
+
+
+@glibc
+def test_what_was_asked_can_be_undone():
+    assert fresh_pages(undone=True) > 20 * 16384 / 512
 
 
 @glibc

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cliniqure_utils import training
+from cliniqure_utils import pretrained, training
 from cliniqure_utils.project import MissingWeights
 from cliniqure_utils.writer import base_model, fine_tuning, generation, lora
 from cliniqure_utils.writer.batches import encode_labels
@@ -35,6 +35,29 @@ def test_an_adapter_reloads_with_equal_logits(base, trained_writer, tmp_path):
             torch.testing.assert_close(loaded(input_ids=ids).logits, wanted, atol=1e-5, rtol=1e-5)
     with pytest.raises(MissingWeights, match="adapter/nothing is missing: run notebooks/05"):
         lora.load_adapter(base()[0], tmp_path / "nothing")
+
+
+def test_the_pretrained_writer_writes_as_it_was_saved_and_fits_its_base_model_alone(base, tiny_opt, tmp_path):
+    settings = {"base_model": base_model.TINY, "lora": {"rank": 4, "alpha": 8, "n_layers": 1, "modules": ["q_proj"]}}
+    with pytest.raises(MissingWeights, match="pretrained weights writer are missing"):
+        lora.pretrained_writer(base()[0], tmp_path)
+    torch.manual_seed(0)
+    made = lora.add_lora(base()[0], "causal_lm", **settings["lora"])
+    for name, weight in made.named_parameters():
+        if "lora_" in name:
+            weight.data.normal_()
+    pretrained.save_part("writer", lora.adapter_state(made), settings, tmp_path)
+    tokenizer = base()[1]
+    ids = torch.tensor([tokenizer("The heart").input_ids])
+    with torch.no_grad():
+        wanted, found, untouched = (
+            model.eval()(input_ids=ids).logits
+            for model in (made, lora.pretrained_writer(base()[0], tmp_path), base()[0])
+        )
+    torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.02)  # the part is in half precision
+    assert (wanted - untouched).abs().max() > 0.1
+    with pytest.raises(MissingWeights, match="made for tiny-random, this is another base model"):
+        lora.pretrained_writer(tiny_opt(tokenizer, positions=64), tmp_path)
 
 
 def test_an_adapter_that_lacks_weights_says_so_and_a_whole_one_says_nothing(base, trained_writer, tmp_path):
