@@ -33,15 +33,16 @@ def test_two_processes_of_accelerate_launch_take_all_the_data_and_end_as_one_pro
 @pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="tells which files are mapped")
 def test_weights_that_come_back_are_read_not_mapped(monkeypatch):
     """Windows refuses to remove the folder of a mapped file."""
-    mapped = []
+    mapped, folders = [], []
 
     class Line(torch.nn.Linear):
         def load_state_dict(self, state):
-            mapped.append("/model.safetensors" in Path("/proc/self/maps").read_text())
+            mapped.append(f"{folders[0]}/model.safetensors" in Path("/proc/self/maps").read_text())
             return super().load_state_dict(state)
 
     def launch(command, **options):
         folder = Path(command[-1])
+        folders.append(folder)
         save_file({"weight": torch.ones(1, 1), "bias": torch.zeros(1)}, folder / "model.safetensors")
         pd.DataFrame({"loss": [0.5]}).to_pickle(folder / "history.pkl")
         return subprocess.CompletedProcess(command, 0)
